@@ -1,0 +1,134 @@
+"""What OpenAPI cannot see in the code: bodies that are parsed by hand, and the error shape."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic.json_schema import models_json_schema
+
+from app.api.schemas import Problem
+from app.options import ExplainOptions, PredictOptions
+
+Schema = dict[str, Any]
+
+_REF = "#/components/schemas/{model}"
+_PROBLEM = {"application/problem+json": {"schema": {"$ref": _REF.format(model="Problem")}}}
+_MEANINGS = {
+    400: "Malformed HTTP, multipart or JSON",
+    401: "API key missing or wrong",
+    404: "Unknown model, or one that is not loaded",
+    406: "Not in Accept",
+    408: "The body came too slowly",
+    413: "Too many bytes",
+    415: "Not an accepted type",
+    422: "Undecodable picture, or bad option",
+    429: "Overloaded; see Retry-After",
+    431: "Address or headers too large",
+    500: "The model's numbers are not finite, or a fault of the server",
+    503: "Loading, draining, or no worker",
+    504: "Deadline exceeded",
+}
+_BINARY = {"type": "string", "format": "binary"}
+_PIXEL = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
+)
+
+
+class Documented(FastAPI):
+    """FastAPI, with the schema of the errors among the components of its document."""
+
+    def openapi(self) -> Schema:
+        """The document."""
+        document = super().openapi()
+        _, errors = models_json_schema([(Problem, "serialization")], ref_template=_REF)
+        document["components"]["schemas"].update(errors["$defs"])
+        return document
+
+
+def errors(*statuses: int) -> dict[int | str, Schema]:
+    """The ``responses`` of a route that can fail in these ways."""
+    return {status: {"description": _MEANINGS[status], "content": _PROBLEM} for status in statuses}
+
+
+def predict() -> Schema:
+    """Keyword arguments of the route."""
+    return {"responses": errors(*_MEANINGS), "openapi_extra": _upload(PredictOptions)}
+
+
+def explain(pictures: Sequence[str]) -> Schema:
+    """Keyword arguments of the route, which answers with a picture too."""
+    top = {
+        "X-Top-Index": {"schema": {"type": "integer"}},
+        "X-Top-Score": {"schema": {"type": "number"}},
+        "X-Top-Label": {"schema": {"type": "string"}, "description": "Percent-encoded."},
+    }
+    answer = {
+        "description": "As Accept has it: everything, or the overlay alone and the X-Top headers.",
+        "headers": top,
+        "content": {media_type: {"schema": _BINARY} for media_type in pictures},
+    }
+    responses = {200: answer, **errors(*_MEANINGS)}
+    return {"responses": responses, "openapi_extra": _upload(ExplainOptions)}
+
+
+def _upload(options: type[PredictOptions]) -> Schema:
+    """An image, and options in any of the three forms."""
+    schema = options.model_json_schema(ref_template=_REF)
+    properties = {name: _present(field) for name, field in schema["properties"].items()}
+    return {
+        "parameters": [_parameter(name, field) for name, field in properties.items()],
+        "requestBody": {"required": True, "content": _bodies(properties)},
+    }
+
+
+def _bodies(properties: Schema) -> Schema:
+    picture = {"schema": _BINARY}
+    lists = [name for name, field in properties.items() if field.get("type") == "array"]
+    return {
+        "multipart/form-data": {
+            "schema": _object(_BINARY, properties),
+            "encoding": {name: {"style": "form", "explode": False} for name in lists},
+            "examples": {"form": {"summary": "a form", "value": {"image": "(file)", "top_k": 3}}},
+        },
+        "image/jpeg": picture,
+        "image/png": picture,
+        "image/webp": picture,
+        "application/octet-stream": picture,
+        "application/json": {
+            "schema": _object(
+                {"type": "string", "description": "base64, or a data URI"}, properties
+            ),
+            "examples": {
+                "base64": {"summary": "base64", "value": {"image": _PIXEL, "top_k": 3}},
+                "data URI": {
+                    "summary": "a data URI",
+                    "value": {"image": f"data:image/png;base64,{_PIXEL}", "top_k": 3},
+                },
+            },
+        },
+    }
+
+
+def _object(image: Schema, properties: Schema) -> Schema:
+    return {
+        "type": "object",
+        "required": ["image"],
+        "properties": {"image": image, **properties},
+        "additionalProperties": False,
+    }
+
+
+def _parameter(name: str, field: Schema) -> Schema:
+    as_list = {"style": "form", "explode": False} if field.get("type") == "array" else {}
+    schema = {key: value for key, value in field.items() if key != "description"}
+    about = {"name": name, "in": "query", "required": False, "description": field["description"]}
+    return {**about, **as_list, "schema": schema}
+
+
+def _present(field: Schema) -> Schema:
+    """An option that may be absent: nobody sends null."""
+    if "anyOf" not in field:
+        return field
+    (only,) = (choice for choice in field["anyOf"] if choice != {"type": "null"})
+    rest = {key: value for key, value in field.items() if key not in {"anyOf", "default"}}
+    return {**only, **rest}

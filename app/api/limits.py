@@ -1,0 +1,284 @@
+"""Middlewares at the door, plain ASGI: identity of a request, its size and pace, its key.
+
+``application.py`` lists them in their order.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import logging
+import re
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api.errors import problem
+from app.errors import (
+    BodyTooLarge,
+    BodyTooSlow,
+    CamserveError,
+    HeadersTooLarge,
+    SetupError,
+    Unauthorized,
+)
+from app.logs import request_id
+from app.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+_MAX_HEADER_BYTES = 32 * 1024
+_WRAPPING = 64 * 1024  # of an image: the other parts of a form, the other keys of JSON
+_QUIET = ("/livez", "/readyz", "/metrics")
+_DRAIN_BYTES = 1_000_000  # of a refused body, so that the client reads the answer
+_DRAIN_S = 2.0
+
+
+class Identified:
+    """Gives every response its ``X-Request-ID``, counts it and logs it."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        name = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        request_id.set(name)
+        started = time.perf_counter()
+        status = 499  # the client went before there was an answer
+
+        async def send_identified(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = name
+                headers["X-Content-Type-Options"] = "nosniff"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_identified)
+        finally:
+            self._count(scope, status, time.perf_counter() - started)
+
+    def _count(self, scope: Scope, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "other")
+        self._metrics.add(
+            ("requests", 1, {"route": route, "status": str(status)}),
+            ("request_seconds", seconds, {"route": route}),
+        )
+        if scope["path"] not in _QUIET:
+            log.info("%s %s %d %.1f ms", scope["method"], route, status, seconds * 1e3)
+
+
+class Guarded:
+    """Turns what nobody expected into a 500 that says nothing and a log entry that says all."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def send_watched(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_watched)
+        except ClientDisconnect:
+            log.info("the client hung up while it sent its body")
+        except Exception as exc:
+            if started:
+                raise  # half an answer cannot be taken back; the server cuts the connection
+            await problem(_public(exc))(scope, receive, send)
+
+
+def _public(exc: Exception) -> CamserveError:
+    if isinstance(exc, CamserveError):
+        return exc
+    log.error("unexpected", exc_info=exc)
+    return CamserveError("Something unexpected happened; the log of the server says what.")
+
+
+class HeadAsGet:
+    """Answers HEAD wherever GET is answered, as HTTP asks and load balancers do."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+        as_get = {**scope, "method": "GET"}
+
+        async def send_no_body(message: Message) -> None:
+            await send({**message, "body": b""} if "body" in message else message)
+
+        try:
+            await self._app(as_get, receive, send_no_body)
+        finally:
+            scope["route"] = as_get.get("route")  # what it is counted under
+
+
+class Bounded:
+    """Refuses large headers, large bodies and slow ones.
+
+    Args:
+        app: what is behind it.
+        max_body_bytes: of an image; JSON may have a third more, for its base64.
+        receive_timeout_s: from the first byte of a request to its last.
+    """
+
+    def __init__(self, app: ASGIApp, max_body_bytes: int, receive_timeout_s: float) -> None:
+        self._app = app
+        self._max_body_bytes = max_body_bytes
+        self._receive_timeout_s = receive_timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        body = self._body(scope, receive)
+
+        async def send_after_body(message: Message) -> None:
+            if message["type"] == "http.response.start" and not body.complete:
+                await body.drop()
+                if not body.complete:  # what still comes is no next request
+                    MutableHeaders(scope=message)["Connection"] = "close"
+            await send(message)
+
+        try:
+            _check_headers(scope)
+            body.check_announced(Headers(scope=scope).get("content-length"))
+        except CamserveError as exc:
+            await problem(exc)(scope, receive, send_after_body)
+            return
+        await self._app(scope, body.receive, send_after_body)
+
+    def _body(self, scope: Scope, receive: Receive) -> "_Body":
+        content_type = Headers(scope=scope).get("content-type", "").lower()
+        is_json = content_type.startswith("application/json")
+        return _Body(receive, self._max_body_bytes, self._receive_timeout_s, is_json=is_json)
+
+
+def _check_headers(scope: Scope) -> None:
+    headers = sum(len(name) + len(value) for name, value in scope["headers"])
+    if headers + len(scope["path"]) + len(scope["query_string"]) > _MAX_HEADER_BYTES:
+        raise HeadersTooLarge(f"Address and headers are over {_MAX_HEADER_BYTES} bytes.")
+
+
+class _Body:
+    def __init__(
+        self, receive: Receive, max_image_bytes: int, timeout_s: float, *, is_json: bool
+    ) -> None:
+        self._receive = receive
+        self._max_image_bytes = max_image_bytes
+        self._limit = (max_image_bytes * 4 // 3 if is_json else max_image_bytes) + _WRAPPING
+        self._deadline = time.monotonic() + timeout_s
+        self._read = 0
+        self.complete = False
+
+    def check_announced(self, content_length: str | None) -> None:
+        """Refuse an honest giant before it is read."""
+        if content_length and content_length.isdecimal():
+            self._check(int(content_length))
+
+    def _check(self, size: int) -> None:
+        if size > self._limit:
+            raise BodyTooLarge(
+                f"The body is over {self._limit} bytes; an image may have {self._max_image_bytes}.",
+                extra={"limits": {"max_body_bytes": self._max_image_bytes}},
+            )
+
+    async def receive(self) -> Message:
+        if self.complete:
+            return await self._receive()  # waits for the client to hang up
+        try:
+            async with asyncio.timeout(self._deadline - time.monotonic()):
+                message = await self._take()
+        except TimeoutError as exc:
+            raise BodyTooSlow("The body did not arrive in time.") from exc
+        self._check(self._read)
+        return message
+
+    async def drop(self) -> None:
+        """Read on for a moment, so that the client stops sending and reads why it was refused."""
+        allowed = self._read + _DRAIN_BYTES
+        seconds = min(_DRAIN_S, self._deadline - time.monotonic())
+        try:
+            async with asyncio.timeout(seconds):
+                while not self.complete and self._read < allowed:
+                    await self._take()
+        except TimeoutError:
+            return
+
+    async def _take(self) -> Message:
+        message = await self._receive()
+        self._read += len(message.get("body", b""))
+        self.complete = not message.get("more_body", False)
+        return message
+
+
+class Keyed:
+    """Asks for an API key where the operator has set some.
+
+    Args:
+        app: what is behind it.
+        keys: the keys; empty: everybody may.
+        open_paths: need none; those that end in a slash, with all that lies below.
+    """
+
+    def __init__(self, app: ASGIApp, keys: Sequence[str], open_paths: Sequence[str]) -> None:
+        self._app = app
+        self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
+        self._open_paths = frozenset(open_paths)
+        self._open_folders = tuple(
+            path for path in open_paths if path.endswith("/") and path != "/"
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and self._digests and not self._may(scope):
+            raise Unauthorized("Send a key as 'Authorization: Bearer …' or 'X-API-Key: …'.")
+        await self._app(scope, receive, send)
+
+    def _may(self, scope: Scope) -> bool:
+        path = scope["path"]
+        if path in self._open_paths or path.startswith(self._open_folders):
+            return True
+        headers = Headers(scope=scope)
+        scheme, _, bearer = headers.get("authorization", "").partition(" ")
+        given = [headers.get("x-api-key", ""), bearer if scheme.lower() == "bearer" else ""]
+        # Headers are read as Latin-1: back to the bytes that came.
+        digests = [hashlib.sha256(key.strip().encode("latin-1")).digest() for key in given]
+        # Every key is compared, in constant time.
+        return sum(hmac.compare_digest(d, known) for d in digests for known in self._digests) > 0
+
+
+def read_keys(file: Path | None) -> list[str]:
+    """The keys of a file, one a line; lines that start with # are comments.
+
+    Raises:
+        SetupError: the file cannot be read, or holds no key.
+    """
+    if file is None:
+        return []
+    try:
+        lines = [line.strip() for line in file.read_text("utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as exc:
+        raise SetupError(f"APP_API_KEYS_FILE: {exc}") from exc
+    keys = [line for line in lines if line and not line.startswith("#")]
+    if not keys:
+        raise SetupError(f"APP_API_KEYS_FILE: {file} holds no key")
+    return keys

@@ -1,0 +1,172 @@
+"""camserve's own API: ``/api/v1``."""
+
+import asyncio
+from collections.abc import Coroutine, Mapping
+from functools import partial
+from typing import Any
+from urllib.parse import quote
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.api import documentation as doc
+from app.api.body import Options, check_encoding, check_size, parse_body, parse_options
+from app.api.negotiate import negotiate
+from app.api.schemas import (
+    ExplainResponse,
+    LimitsResponse,
+    MethodsResponse,
+    ModelsResponse,
+    PredictResponse,
+    answer_json,
+)
+from app.errors import InvalidOption
+from app.imaging.decode import FORMATS
+from app.logs import request_id
+from app.metrics import Metrics
+from app.options import ExplainOptions, PredictOptions
+from app.service import Service
+from app.types import Answer, ModelInfo
+
+JSON = "application/json"
+PICTURES = ("image/png", "image/webp", "image/jpeg")
+
+_BULKY = 64 * 1024  # bytes of pictures and maps that take longer to write than a thread to start
+
+
+class NativeApi:
+    """The routes of ``/api/v1``.
+
+    Args:
+        service: the use case.
+        metrics: where stage times are counted.
+        max_body_bytes: of an image.
+    """
+
+    def __init__(self, service: Service, metrics: Metrics, max_body_bytes: int) -> None:
+        self._service = service
+        self._metrics = metrics
+        self._max_body_bytes = max_body_bytes
+        self.router = APIRouter(prefix="/api/v1")
+        post, get = self.router.post, self.router.get
+        post("/predict", response_model=PredictResponse, **doc.predict())(self.predict)
+        post("/explain", response_model=ExplainResponse, **doc.explain(PICTURES))(self.explain)
+        get("/models", responses=doc.errors(401))(self.models)
+        get("/models/{name}", responses=doc.errors(401, 404, 422, 503))(self.model)
+        get("/methods", responses=doc.errors(401))(self.methods)
+        get("/limits", responses=doc.errors(401))(self.limits)
+
+    async def predict(self, request: Request) -> Response:
+        """Class scores alone."""
+        negotiate(_accept(request), (JSON,))
+        image, options = await self._receive(request, PredictOptions)
+        answer = await _while_connected(request, self._service.answer(image, options))
+        return _gone() if answer is None else await self._json(answer, explained=False)
+
+    async def explain(self, request: Request) -> Response:
+        """Class scores, and heatmaps of what they rest on, in one pass."""
+        media_type = negotiate(_accept(request), (JSON, *PICTURES))
+        bare = media_type != JSON
+        image, options = await self._receive(
+            request, ExplainOptions, {"output": "overlay"} if bare else {}
+        )
+        if bare:
+            options = _only_the_overlay(options, media_type)
+        answer = await _while_connected(request, self._service.answer(image, options))
+        if answer is None:
+            return _gone()
+        return self._overlay(answer) if bare else await self._json(answer, explained=True)
+
+    async def models(self) -> ModelsResponse:
+        """Every model of the models folder, with its state."""
+        models = list(self._service.models())
+        return ModelsResponse(default=self._service.default_model, models=models)
+
+    async def model(self, name: str) -> ModelInfo:
+        """One model: its labels, input, layers and methods."""
+        return self._service.models().get(name)
+
+    async def methods(self) -> MethodsResponse:
+        """The explanation methods."""
+        return MethodsResponse(methods=list(self._service.models().methods.values()))
+
+    async def limits(self) -> LimitsResponse:
+        """What a request may ask for."""
+        limits = self._service.limits
+        return LimitsResponse(
+            max_body_bytes=self._max_body_bytes,
+            max_pixels=limits.max_pixels,
+            max_maps=limits.max_maps,
+            deadline_ms=round(limits.deadline_s * 1e3),
+            formats=list(FORMATS),
+        )
+
+    async def _receive(
+        self, request: Request, model: type[Options], defaults: Mapping[str, Any] | None = None
+    ) -> tuple[bytes, Options]:
+        check_encoding(request.headers.get("content-encoding", "identity"))
+        content_type = request.headers.get("content-type", "")
+        body = await request.body()
+        upload = await self._service.in_thread(parse_body, content_type, body)
+        check_size(upload.image, self._max_body_bytes)
+        query = request.query_params.multi_items()
+        return upload.image, parse_options(model, query, upload.options, defaults)
+
+    async def _json(self, answer: Answer, *, explained: bool) -> Response:
+        write = partial(answer_json, answer, request_id.get(), explained=explained)
+        content = await self._service.in_thread(write) if _bulk(answer) > _BULKY else write()
+        return Response(content, headers=self._headers(answer), media_type=JSON)
+
+    def _overlay(self, answer: Answer) -> Response:
+        (explanation,), top = answer.explanations, answer.predictions[0]
+        assert explanation.overlay is not None  # noqa: S101 - it was asked for
+        headers = self._headers(answer) | {
+            "X-Top-Index": str(top.index),
+            "X-Top-Score": f"{top.score:.6f}",
+            "X-Top-Label": quote(top.label, safe=""),
+        }
+        overlay = explanation.overlay
+        return Response(overlay.data, headers=headers, media_type=overlay.media_type)
+
+    def _headers(self, answer: Answer) -> dict[str, str]:
+        """Those of every answer; its stages are counted on the way."""
+        stages = answer.timings.items()
+        self._metrics.add(*(("stage_seconds", ms / 1e3, {"stage": stage}) for stage, ms in stages))
+        timing = ", ".join(f"{stage};dur={ms:.1f}" for stage, ms in stages)
+        return {"Server-Timing": timing, "Cache-Control": "no-store", "Vary": "Accept"}
+
+
+def _accept(request: Request) -> str:
+    return ",".join(request.headers.getlist("accept"))
+
+
+async def _while_connected(request: Request, work: Coroutine[Any, Any, Answer]) -> Answer | None:
+    """Do the work, or drop it when the client hangs up."""
+    task = asyncio.ensure_future(work)
+    hang_up = asyncio.ensure_future(request.receive())  # the body is read: only the end can come
+    try:
+        await asyncio.wait({task, hang_up}, return_when=asyncio.FIRST_COMPLETED)
+        return await task if task.done() else None
+    finally:
+        hang_up.cancel()
+        task.cancel()
+
+
+def _gone() -> Response:
+    return Response(status_code=499)  # nobody reads it; it is counted
+
+
+def _only_the_overlay(options: ExplainOptions, media_type: str) -> ExplainOptions:
+    if options.asks_for_several:
+        detail = "several maps do not fit one picture; ask for one class, or Accept JSON"
+        raise InvalidOption(f"classes: {detail}.", fields=[("classes", detail)])
+    image_format = media_type.removeprefix("image/")
+    return options.model_copy(update={"output": ("overlay",), "format": image_format})
+
+
+def _bulk(answer: Answer) -> int:
+    """Bytes that have to be written as text."""
+    pictures = [picture for e in answer.explanations for picture in (e.heatmap, e.overlay)]
+    grids = sum(e.raw.nbytes for e in answer.explanations)
+    return grids * 8 + sum(len(picture.data) for picture in pictures if picture)

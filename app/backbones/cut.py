@@ -1,0 +1,292 @@
+"""Cut a classifier in two where prediction becomes explanation.
+
+``forward_features(x) → activations`` runs without autograd; ``forward_head(activations)`` runs with
+it, so that the gradient of a class costs a pass through the head alone.
+
+The place is found in the traced graph: the last value that is the only one alive there, is spatial
+(a map of more than one cell, or tokens), and whose gradient is non-zero in at least half of its
+cells; poolings before it are walked back, so that VGG's map keeps its own resolution.
+"""
+
+import math
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from app.errors import ModelCheckFailed
+
+_POOLINGS = (
+    nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.AvgPool2d, nn.MaxPool2d, nn.Dropout, nn.Identity,
+)  # fmt: skip
+_MAX_PREFIX_TOKENS = 16
+_LIVE_SHARE = 0.5  # of the cells must have a gradient
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How a value is a map: ``(h, w)`` cells, behind ``prefix`` tokens or with channels last."""
+
+    height: int
+    width: int
+    layout: str  # "NCHW", "NHWC" or "NTC"
+    prefix: int = 0
+
+    def maps(self, value: Tensor) -> Tensor:
+        """The value as [N, C, h, w]."""
+        if self.layout == "NCHW":
+            return value
+        if self.layout == "NTC":
+            tokens = value[:, self.prefix :]
+            value = tokens.reshape(len(tokens), self.height, self.width, -1)
+        return value.permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A classifier in two parts.
+
+    ``forward_head`` returns ``(logits, target)``; ``target`` is the value to explain: the
+    activations themselves where the cut is clean, else a value inside the head.
+    """
+
+    layer: str
+    grid: Grid
+    forward_features: nn.Module
+    forward_head: nn.Module
+
+
+class Cutter:
+    """Finds and makes the cuts of one model.
+
+    Args:
+        model: in eval mode, on its device, its parameters frozen.
+        example: an input, [1, 3, H, W], on the same device.
+
+    Raises:
+        ModelCheckFailed: the model cannot be traced, or has nothing to cut.
+    """
+
+    def __init__(self, model: nn.Module, example: Tensor) -> None:
+        self._model = model
+        self._graph, self._outputs = _trace(model)
+        self._grids = _usable(fx.GraphModule(model, self._graph), example)
+        self._clean = _clean_values(self._graph)
+
+    @cached_property
+    def layers(self) -> dict[str, Grid]:
+        """Every place that can be asked for, in the order of the computation."""
+        return {self._name(node): grid for node, grid in self._grids.items()}
+
+    @cached_property
+    def default(self) -> str:
+        """The name of the model's own cut."""
+        candidates = [node for node in self._grids if node in self._clean]
+        if not candidates:
+            raise ModelCheckFailed("no layer of the model is a map that its classes depend on")
+        node = candidates[-1]
+        while self._is_pooling(node) and node.all_input_nodes[0] in self._grids:
+            node = node.all_input_nodes[0]
+        return self._name(node)
+
+    def cut(self, layer: str) -> Cut:
+        """Cut at a layer: one of ``layers``, or another path to the same place.
+
+        Raises:
+            KeyError: there is no such layer, or it holds no map.
+        """
+        target = self._find(layer)
+        nodes = list(self._graph.nodes)
+        upto = nodes.index(target)
+        start = next(n for n in reversed(nodes[: upto + 1]) if n in self._clean)
+        return Cut(
+            layer=self._name(target),
+            grid=self._grids[target],
+            forward_features=_trunk(self._model, nodes, start),
+            forward_head=_head(self._model, nodes, start, target),
+        )
+
+    def _find(self, layer: str) -> fx.Node:
+        named = {node.name: node for node in self._grids}
+        node = self._outputs.get(layer, named.get(layer))
+        if node is None or node not in self._grids:
+            raise KeyError(layer)
+        return node
+
+    def _name(self, node: fx.Node) -> str:
+        """The shortest module path whose output the value is, else the graph's own name for it."""
+        paths = [path for path, output in self._outputs.items() if output is node]
+        return min(paths, key=len, default=node.name)
+
+    def _is_pooling(self, node: fx.Node) -> bool:
+        return node.op == "call_module" and isinstance(
+            self._model.get_submodule(str(node.target)), _POOLINGS
+        )
+
+
+class _Tracer(fx.Tracer):
+    """Remembers which value each module returned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outputs: dict[str, fx.Node] = {}
+
+    def call_module(
+        self,
+        m: nn.Module,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:  # noqa: ANN401 - fx's own signature
+        result = super().call_module(m, forward, args, kwargs)
+        if isinstance(result, fx.Proxy):
+            self.outputs[self.path_of_module(m)] = result.node
+        return result
+
+
+def _trace(model: nn.Module) -> tuple[fx.Graph, dict[str, fx.Node]]:
+    tracer = _Tracer()
+    try:
+        return tracer.trace(model), tracer.outputs
+    except (fx.proxy.TraceError, TypeError, RuntimeError, ValueError) as exc:
+        raise ModelCheckFailed(f"the model cannot be traced by torch.fx: {exc}") from exc
+
+
+def _usable(module: fx.GraphModule, example: Tensor) -> dict[fx.Node, Grid]:
+    """The values that are maps and carry gradient in at least half of their cells."""
+    recorder = _Recorder(module)
+    with torch.enable_grad():
+        logits = recorder.run(example.clone().requires_grad_())
+        top = logits[0].max()
+    maps = {
+        node: (grid, value)
+        for node, value in recorder.values.items()
+        if value.requires_grad and (grid := _grid(value, example))
+    }
+    if not maps:
+        return {}
+    values = [value for _, value in maps.values()]
+    gradients: Sequence[Tensor | None] = torch.autograd.grad(top, values, allow_unused=True)
+    return {
+        node: grid
+        for (node, (grid, _)), gradient in zip(maps.items(), gradients, strict=True)
+        if gradient is not None and _live_share(grid.maps(gradient)) >= _LIVE_SHARE
+    }
+
+
+class _Recorder(fx.Interpreter):
+    """Runs the graph and keeps every tensor, protected from later in-place changes."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.values: dict[fx.Node, Tensor] = {}
+
+    def run_node(self, n: fx.Node) -> object:
+        value = super().run_node(n)
+        if isinstance(value, Tensor) and n.op not in {"placeholder", "get_attr", "output"}:
+            self.values[n] = value
+            return value.clone()  # an in-place ReLU behind it then changes the copy
+        return value
+
+
+def _live_share(gradient: Tensor) -> float:
+    return float((gradient.abs().amax(dim=1) > 0).float().mean())
+
+
+def _grid(value: Tensor, example: Tensor) -> Grid | None:
+    """Read a value as a map; None where it has no two dimensions of space."""
+    height, width = example.shape[-2:]
+    match tuple(value.shape):
+        case (1, _, _, _):
+            return _image_grid(value.shape, height / width)
+        case (1, tokens, _):
+            return _token_grid(tokens, height, width)
+    return None
+
+
+def _image_grid(shape: torch.Size, aspect: float) -> Grid | None:
+    def mismatch(pair: tuple[int, int]) -> float:
+        return abs(math.log(pair[0] / pair[1] / aspect))
+
+    first, last = (shape[2], shape[3]), (shape[1], shape[2])
+    layout, (h, w) = min((("NCHW", first), ("NHWC", last)), key=lambda option: mismatch(option[1]))
+    return Grid(h, w, layout) if h * w > 1 else None
+
+
+def _token_grid(tokens: int, height: int, width: int) -> Grid | None:
+    for prefix in range(min(_MAX_PREFIX_TOKENS, tokens - 1)):
+        h = round(math.sqrt((tokens - prefix) * height / width))
+        w = round(h * width / height)
+        if h * w == tokens - prefix and height * w == width * h and h * w > 1:
+            return Grid(h, w, "NTC", prefix)
+    return None
+
+
+def _clean_values(graph: fx.Graph) -> set[fx.Node]:
+    """Values that are, when they are computed, the only one alive that depends on the input."""
+    last_use = {parent: node for node in graph.nodes for parent in node.all_input_nodes}
+    depends: set[fx.Node] = set()
+    alive: set[fx.Node] = set()
+    clean: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op == "placeholder" or any(parent in depends for parent in node.all_input_nodes):
+            depends.add(node)
+            alive.add(node)
+        alive = {value for value in alive if last_use.get(value) not in {node, None}}
+        if alive == {node} and node.op != "placeholder":
+            clean.add(node)
+    return clean
+
+
+def _trunk(model: nn.Module, nodes: list[fx.Node], stop: fx.Node) -> fx.GraphModule:
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in nodes[: nodes.index(stop) + 1]:
+        copies[node] = graph.node_copy(node, copies.__getitem__)
+    graph.output(copies[stop])
+    return _module(model, graph, "Trunk")
+
+
+def _head(
+    model: nn.Module, nodes: list[fx.Node], start: fx.Node, target: fx.Node
+) -> fx.GraphModule:
+    graph = fx.Graph()
+    copies = {start: graph.placeholder("activations")}
+    for node in _after(nodes, start):
+        if node.op == "output":
+            graph.output((copies[node.args[0]], copies[target]))  # type: ignore[index]
+        else:
+            copies[node] = _out_of_place(model, graph.node_copy(node, copies.__getitem__))
+    return _module(model, graph, "Head")
+
+
+def _module(model: nn.Module, graph: fx.Graph, name: str) -> fx.GraphModule:
+    """A module that shares the model's parameters and holds nothing it does not use."""
+    module = fx.GraphModule(model, graph, name)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    return module
+
+
+def _after(nodes: list[fx.Node], start: fx.Node) -> Iterator[fx.Node]:
+    """What the head needs: all that follows the cut, and the parameters fetched before it."""
+    index = nodes.index(start)
+    yield from (node for node in nodes[:index] if node.op == "get_attr")
+    yield from nodes[index + 1 :]
+
+
+def _out_of_place(model: nn.Module, node: fx.Node) -> fx.Node:
+    """The head must not overwrite values whose gradient is asked for."""
+    if node.op == "call_module":
+        module = model.get_submodule(str(node.target))
+        if hasattr(module, "inplace"):
+            module.inplace = False  # type: ignore[assignment]
+    if node.target is operator.iadd:
+        node.target = operator.add
+    if node.kwargs.get("inplace"):
+        node.kwargs = {**node.kwargs, "inplace": False}
+    return node

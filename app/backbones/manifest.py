@@ -1,0 +1,140 @@
+"""Model manifests: one small TOML file says which model, which weights, which input.
+
+Four keys suffice; ``resolve`` in ``torchvision.py`` takes the rest from the architecture's own
+metadata. No torch in here, so that any process may read a manifest.
+"""
+
+import hashlib
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from app.errors import ManifestError
+from app.types import Interpolation
+
+Side = Annotated[int, Field(ge=1, le=4096)]
+Triple = tuple[float, float, float]
+
+
+class PreprocessManifest(BaseModel):
+    """The ``[preprocess]`` table; what is absent is the architecture's default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    resize: Side | tuple[Side, Side] | None = None
+    crop: Side | tuple[Side, Side] | None = None
+    interpolation: Interpolation | None = None
+    mean: Triple | None = None
+    std: Triple | None = None
+
+
+class Manifest(BaseModel):
+    """One model. ``path`` is the file it was read from; what it names lies beside that."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: Path = Field(exclude=True)
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=64
+    )  # no dots: KServe routes
+    description: str = ""
+    family: Literal["torchvision"]
+    architecture: str
+    weights: str
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    seed: int = 0
+    num_classes: int | None = Field(None, ge=1)
+    labels: str | None = None
+    layer: str | None = None
+    preprocess: PreprocessManifest = PreprocessManifest()
+
+    @property
+    def file(self) -> str:
+        """The manifest's name for messages that callers may see."""
+        return self.path.name
+
+    @property
+    def weights_file(self) -> Path | None:
+        """The weights, where they are a file beside the manifest."""
+        is_file = self.weights.endswith(".safetensors")
+        return self.path.parent / self.weights if is_file else None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether loading needs no network."""
+        return self.weights == "random" or self.weights_file is not None
+
+    @model_validator(mode="after")
+    def _files_stay_in_the_folder(self) -> "Manifest":
+        folder = self.path.parent.resolve()
+        for name in (self.labels, self.weights if self.weights_file else None):
+            if name and not (folder / name).resolve().is_relative_to(folder):
+                raise ValueError(f"{name!r} lies outside the folder of the manifest")
+        return self
+
+    @model_validator(mode="after")
+    def _files_have_a_hash(self) -> "Manifest":
+        if self.weights_file and self.sha256 is None:
+            raise ValueError("sha256: required for a weights file")
+        return self
+
+    def read_labels(self) -> tuple[str, ...] | None:
+        """The label file's lines, or None where the manifest names none."""
+        if self.labels is None:
+            return None
+        file = self.path.parent / self.labels
+        try:
+            return tuple(
+                line.strip() for line in file.read_text("utf-8").splitlines() if line.strip()
+            )
+        except (OSError, UnicodeDecodeError) as exc:
+            raise ManifestError(f"{self.file}: labels: cannot read {file.name}") from exc
+
+    def version(self) -> str:
+        """A content hash: changes with the manifest, its labels or its weights."""
+        digest = hashlib.sha256(self.model_dump_json().encode())
+        digest.update("\n".join(self.read_labels() or ()).encode())
+        return f"sha256:{digest.hexdigest()}"
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read one manifest.
+
+    Raises:
+        ManifestError: naming the file, and the line or the key.
+    """
+    try:
+        content = tomllib.loads(path.read_text("utf-8"))
+        return Manifest.model_validate({**content, "path": path})
+    except ValidationError as exc:
+        raise ManifestError(f"{path}: {_explain(exc)}") from exc
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
+        raise ManifestError(f"{path}: {exc}") from exc
+
+
+def read_manifests(folder: Path) -> dict[str, Manifest]:
+    """All manifests of a folder by name.
+
+    Raises:
+        ManifestError: one cannot be read, two share a name, or there is none.
+    """
+    manifests: dict[str, Manifest] = {}
+    for path in sorted(folder.glob("*.toml")):
+        manifest = read_manifest(path)
+        if manifest.name in manifests:
+            raise ManifestError(
+                f"{path}: name {manifest.name!r} is taken by {manifests[manifest.name].path}"
+            )
+        manifests[manifest.name] = manifest
+    if not manifests:
+        raise ManifestError(f"{folder}: no model manifests (*.toml) there; see APP_MODELS_DIR")
+    return manifests
+
+
+def _explain(exc: ValidationError) -> str:
+    return "; ".join(
+        f"{'.'.join(map(str, error['loc']))}: {error['msg']}".removeprefix(": ")
+        for error in exc.errors()
+    )

@@ -1,0 +1,106 @@
+"""A classifier that is loaded, cut, checked and ready to serve."""
+
+from collections.abc import Sequence
+from threading import Lock
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from app.backbones import torchvision
+from app.backbones.cut import Cut, Cutter
+from app.backbones.manifest import Manifest
+from app.backbones.selfcheck import self_check
+from app.backbones.weights import load_weights
+from app.errors import InvalidOption, ModelCheckFailed
+from app.types import LayerInfo, ModelInfo, Pixels, Preprocess
+
+
+class Model:
+    """A resident model. Frozen parameters, eval mode, no hooks: safe to use from any thread.
+
+    Args:
+        manifest: what to load.
+        device: where it lives.
+
+    Raises:
+        ManifestError: the manifest asks for what cannot be.
+        ModelCheckFailed: the weights are not to be had, or the model fails its self-check.
+    """
+
+    def __init__(self, manifest: Manifest, device: torch.device) -> None:
+        module = torchvision.build(manifest)
+        load_weights(manifest, module)
+        self.module: nn.Module = (
+            module.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
+        )
+        self.device = device
+        self.preprocess: Preprocess = torchvision.preprocess(manifest)
+        self._mean = torch.tensor(self.preprocess.mean, device=device).view(1, 3, 1, 1) * 255
+        self._scale = 1 / (torch.tensor(self.preprocess.std, device=device).view(1, 3, 1, 1) * 255)
+        example = self._example()
+        self._cutter = Cutter(self.module, example)
+        self._cuts: dict[str | None, Cut] = {}
+        self._lock = Lock()
+        self.layer = self._layer(manifest)
+        num_classes = self_check(self.module, self.cut(None), example)
+        self.labels = torchvision.labels(manifest, num_classes)
+        self.info = self._describe(manifest)
+
+    def cut(self, layer: str | None) -> Cut:
+        """The cut at a layer, or the model's own; made once and kept.
+
+        Raises:
+            InvalidOption: there is no such layer.
+        """
+        with self._lock:
+            if layer not in self._cuts:
+                try:
+                    self._cuts[layer] = self._cutter.cut(layer or self.layer)
+                except KeyError as exc:
+                    raise InvalidOption(
+                        f"layer: {layer!r} is no layer of this model that holds a map"
+                    ) from exc
+            return self._cuts[layer]
+
+    def normalize(self, pictures: Sequence[Pixels]) -> Tensor:
+        """Pictures, each uint8 [H, W, 3] → float32 [N, 3, H, W], channels last, on the device."""
+        batch = torch.from_numpy(np.stack(pictures)).to(self.device)
+        return (batch.permute(0, 3, 1, 2).to(torch.float32) - self._mean) * self._scale
+
+    def _layer(self, manifest: Manifest) -> str:
+        if manifest.layer is None:
+            return self._cutter.default
+        try:
+            return self._cutter.cut(manifest.layer).layer
+        except KeyError as exc:
+            raise ModelCheckFailed(
+                f"{manifest.name}: layer {manifest.layer!r} is no layer that holds a map; there are"
+                f" {', '.join(self._cutter.layers)}"
+            ) from exc
+
+    def _example(self) -> Tensor:
+        """A fixed picture, neither flat nor noise: enough to make every class respond."""
+        height, width = self.preprocess.crop
+        generator = torch.Generator().manual_seed(0)
+        coarse = torch.rand(1, 3, 7, 7, generator=generator)
+        picture = nn.functional.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 1)
+        pixels = (picture[0].permute(1, 2, 0) * 255).to(torch.uint8)
+        return self.normalize([pixels.numpy()])
+
+    def _describe(self, manifest: Manifest) -> ModelInfo:
+        return ModelInfo(
+            name=manifest.name,
+            state="ready",
+            description=manifest.description,
+            family=manifest.family,
+            architecture=manifest.architecture,
+            version=manifest.version(),
+            labels=self.labels,
+            preprocess=self.preprocess,
+            layer=self.layer,
+            layers=tuple(
+                LayerInfo(name=name, grid=(grid.height, grid.width))
+                for name, grid in self._cutter.layers.items()
+            ),
+        )

@@ -1,0 +1,96 @@
+"""Every model proves itself on a fixed picture before it serves."""
+
+import torch
+from torch import Tensor, fx, nn
+
+from app.backbones.cut import Cut
+from app.errors import ModelCheckFailed
+
+_LOGITS_NDIM = 2  # [N, classes]
+_TOLERANCE = 1e-4  # relative; float32 sums in another order
+
+
+def self_check(model: nn.Module, cut: Cut, example: Tensor) -> int:
+    """Check that the two parts are the model, and that its classes have a gradient.
+
+    Args:
+        model: the whole classifier.
+        cut: its two parts.
+        example: [1, 3, H, W].
+
+    Returns:
+        The number of classes.
+
+    Raises:
+        ModelCheckFailed: naming the check.
+    """
+    with torch.no_grad():
+        expected = model(example)
+        activations = cut.forward_features(example)
+    if not isinstance(expected, Tensor) or expected.ndim != _LOGITS_NDIM:
+        raise ModelCheckFailed("the model does not return one row of logits a picture")
+    if not bool(expected.isfinite().all()):
+        raise ModelCheckFailed(
+            "finite: the model's output has NaN or infinity; are the weights whole?"
+        )
+    logits, target, gradient = _gradient(cut, activations)
+    _check_split(logits, expected)
+    _check_gradient(gradient)
+    _check_closed_form(cut, target, gradient, int(expected.argmax()))
+    return int(expected.shape[1])
+
+
+def _gradient(cut: Cut, activations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    with torch.enable_grad():
+        logits, target = cut.forward_head(activations.detach().requires_grad_())
+        (gradient,) = torch.autograd.grad(logits.max(dim=1).values.sum(), target)
+    return logits.detach(), target.detach(), gradient
+
+
+def _check_split(logits: Tensor, expected: Tensor) -> None:
+    error = float((logits - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
+    if error > _TOLERANCE:
+        raise ModelCheckFailed(f"split: head(features(x)) differs from model(x) by {error:.1e}")
+
+
+def _check_gradient(gradient: Tensor) -> None:
+    if not bool(gradient.isfinite().all()) or not bool(gradient.any()):
+        raise ModelCheckFailed("gradient: no finite, non-zero gradient reaches the layer")
+
+
+def _check_closed_form(cut: Cut, target: Tensor, gradient: Tensor, top: int) -> None:
+    """On global average pooling and one linear layer, Grad-CAM is W[c]·A/(h·w) [identity]."""
+    weight = linear_after_pooling(cut)
+    if weight is None:
+        return
+    area = cut.grid.height * cut.grid.width
+    maps, gradients = cut.grid.maps(target), cut.grid.maps(gradient)
+    closed = torch.einsum("c,nchw->nhw", weight[top], maps) / area
+    ours = torch.einsum("nc,nchw->nhw", gradients.mean(dim=(2, 3)), maps)
+    error = float((ours - closed).abs().max() / closed.abs().max().clamp_min(1e-12))
+    if error > _TOLERANCE:
+        raise ModelCheckFailed(f"closed form: Grad-CAM differs from W[c]·A/(h·w) by {error:.1e}")
+
+
+def linear_after_pooling(cut: Cut) -> Tensor | None:
+    """The classifier's weight [classes, C] where the head is global average pooling and linear."""
+    head = cut.forward_head
+    if not isinstance(head, fx.GraphModule):
+        return None
+    linear = None
+    for node in head.graph.nodes:
+        if node.op == "call_module":
+            module = head.get_submodule(str(node.target))
+            if isinstance(module, nn.Linear) and linear is None:
+                linear = module.weight
+            elif not isinstance(module, (nn.AdaptiveAvgPool2d, nn.Flatten, nn.Dropout)):
+                return None
+        elif node.op not in {"placeholder", "output"} and not _pools(node):
+            return None
+    return linear
+
+
+def _pools(node: fx.Node) -> bool:
+    if node.target is torch.flatten:
+        return True
+    return node.target == "mean" and tuple(node.args[1:2]) == ([2, 3],)

@@ -1,0 +1,68 @@
+"""The pipe between the parent and each child: JSON lines. Its end tells a child to end."""
+
+import asyncio
+import json
+import select
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+Line = dict[str, Any]
+
+_LIMIT = 8 * 2**20  # a metrics page is one line
+
+
+class Control:
+    """One end of the pipe, on asyncio."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def open(cls, end: socket.socket) -> "Control":
+        return cls(*await asyncio.open_unix_connection(sock=end, limit=_LIMIT))
+
+    def send(self, line: Line) -> None:
+        """Queue a line; one to a pipe whose other end is gone is lost, as its reader is."""
+        if not self._writer.is_closing():
+            self._writer.write(_encode(line))
+
+    async def lines(self) -> AsyncIterator[Line]:
+        """The lines from the other end, until it is closed."""
+        try:
+            while line := await self._reader.readline():
+                yield json.loads(line)
+        except ConnectionResetError:
+            return
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class BlockingControl:
+    """One end of the pipe, for a process of threads."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._socket = end
+        self._file = end.makefile("rb")
+
+    def send(self, line: Line) -> None:
+        """Send a line; one to a parent that is gone is lost, as its reader is."""
+        try:
+            self._socket.sendall(_encode(line))
+        except (BrokenPipeError, ConnectionResetError):
+            return
+
+    def receive(self) -> Line | None:
+        """The next line, or None at the end."""
+        line = self._file.readline()
+        return json.loads(line) if line else None
+
+    def closed_within(self, seconds: float) -> bool:
+        """Wait for the other end to close, as long as that; nothing more is sent from there."""
+        return bool(select.select([self._socket], [], [], seconds)[0])
+
+
+def _encode(line: Line) -> bytes:
+    return json.dumps(line).encode() + b"\n"

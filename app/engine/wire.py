@@ -1,0 +1,121 @@
+"""Frames between an http process and a worker: a small JSON header, then raw arrays. No pickle.
+
+    length of the header, 4 bytes big-endian │ header │ frame │ frame │ …
+
+The header's ``frames`` holds their lengths. Kinds of message: the http process sends ``job`` and
+``cancel``; the worker sends ``catalogue``, ``begin`` (which jobs the device takes up now), and for
+each job it was not told to cancel exactly one ``result`` or ``error``.
+"""
+
+import asyncio
+import json
+import struct
+from collections.abc import Sequence
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.errors import CamserveError, error_from_code
+from app.types import ClassMap, Job, JobResult
+
+Header = dict[str, Any]
+Frame = bytes | memoryview
+Message = tuple[Header, list[bytes]]
+
+_LENGTH = struct.Struct("!I")
+
+
+def pack(header: Header, frames: Sequence[Frame] = ()) -> list[Frame]:
+    """The buffers of one message, to be written in order."""
+    text = json.dumps({**header, "frames": [len(frame) for frame in frames]}).encode()
+    return [_LENGTH.pack(len(text)) + text, *frames]
+
+
+async def receive(reader: asyncio.StreamReader) -> Message:
+    """Read one message; ``asyncio.IncompleteReadError`` at the end of the stream."""
+    (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
+    header = json.loads(await reader.readexactly(length))
+    return header, [await reader.readexactly(size) for size in header["frames"]]
+
+
+def receive_blocking(file: IO[bytes]) -> Message:
+    """Read one message from a buffered stream; ``EOFError`` at its end."""
+    (length,) = _LENGTH.unpack(_exactly(file, _LENGTH.size))
+    header = json.loads(_exactly(file, length))
+    return header, [_exactly(file, size) for size in header["frames"]]
+
+
+def _exactly(file: IO[bytes], size: int) -> bytes:
+    data = file.read(size)
+    if len(data) < size:
+        raise EOFError
+    return data
+
+
+def pack_job(job_id: int, job: Job) -> list[Frame]:
+    header = {
+        "kind": "job",
+        "id": job_id,
+        "model": job.model,
+        "version": job.version,
+        "deadline": job.deadline,
+        "classes": job.classes,
+        "methods": job.methods,
+        "layer": job.layer,
+        "alone": job.alone,
+        "shape": job.pixels.shape,
+    }
+    return pack(header, [_raw(job.pixels)])
+
+
+def unpack_job(header: Header, frames: list[bytes]) -> Job:
+    pixels = np.frombuffer(frames[0], np.uint8).reshape(header["shape"])
+    return Job(
+        model=header["model"],
+        version=header["version"],
+        pixels=pixels,
+        deadline=header["deadline"],
+        classes=tuple(header["classes"]),
+        methods=tuple(header["methods"]),
+        layer=header["layer"],
+        alone=header["alone"],
+    )
+
+
+def pack_result(job_id: int, result: JobResult) -> list[Frame]:
+    header = {
+        "kind": "result",
+        "id": job_id,
+        "maps": [(m.index, m.method, m.layer, m.values.shape) for m in result.maps],
+        "timings": result.timings,
+        "batch_rows": result.batch_rows,
+    }
+    arrays = (result.logits, result.scores, *(m.values for m in result.maps))
+    return pack(header, [_raw(array) for array in arrays])
+
+
+def unpack_result(header: Header, frames: list[bytes]) -> JobResult:
+    logits, scores, *maps = (np.frombuffer(frame, np.float32) for frame in frames)
+    return JobResult(
+        logits=logits,
+        scores=scores,
+        maps=tuple(
+            ClassMap(index=index, method=method, layer=layer, values=values.reshape(shape))
+            for (index, method, layer, shape), values in zip(header["maps"], maps, strict=True)
+        ),
+        timings=header["timings"],
+        batch_rows=header["batch_rows"],
+    )
+
+
+def pack_error(job_id: int, error: CamserveError) -> list[Frame]:
+    return pack({"kind": "error", "id": job_id, "code": error.code, "detail": error.detail})
+
+
+def unpack_error(header: Header) -> CamserveError:
+    return error_from_code(header["code"], header["detail"])
+
+
+def _raw(array: NDArray[Any]) -> memoryview:
+    return np.ascontiguousarray(array).data.cast("B")

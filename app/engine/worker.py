@@ -1,0 +1,186 @@
+"""The worker process: takes jobs from http processes, runs them in batches, settles every one.
+
+Threads: one reads each connection, one loads models, one drives the device; the main thread waits
+for the parent's pipe to close, and ends the process then.
+"""
+
+import logging
+import socket
+import struct
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from threading import Lock, Thread
+from typing import IO
+
+from app.engine.batching import BatchQueue, Entry, Outcome
+from app.engine.wire import (
+    Frame,
+    pack,
+    pack_error,
+    pack_result,
+    receive_blocking,
+    unpack_job,
+)
+from app.errors import CamserveError
+from app.metrics import Metrics
+from app.types import Catalogue, Job, JobResult
+
+log = logging.getLogger(__name__)
+
+Run = Callable[[Sequence[Job]], list[Outcome]]
+
+_SEND_TIMEOUT = (
+    5,
+    0,
+)  # seconds, microseconds: an http process that reads nothing for so long is as good as dead
+
+
+def execute(run: Run, jobs: Sequence[Job]) -> list[Outcome]:
+    """Run a batch; if it fails, row by row once, so that a poison row fails alone.
+
+    Args:
+        run: runs jobs that can share a batch; an outcome for each, in order.
+        jobs: at least one.
+
+    Returns:
+        An outcome for each job, whatever happens.
+    """
+    try:
+        outcomes = run(jobs)
+    except CamserveError as exc:
+        return [exc] * len(jobs)
+    except Exception:
+        if len(jobs) > 1:
+            log.exception("a batch of %d failed; its rows are tried one by one", len(jobs))
+            return [execute(run, [job])[0] for job in jobs]
+        log.exception("a row failed")
+        return [CamserveError("The model failed on this picture; the log says why.")]
+    if len(outcomes) != len(jobs):
+        return [CamserveError("The model answered with another number of rows.")] * len(jobs)
+    return outcomes
+
+
+class Worker:
+    """The process without its model: connections, queue and device loop.
+
+    Args:
+        run: runs a batch of jobs on the device.
+        catalogue: what is served now.
+        queue: where jobs wait.
+        metrics: where batches are counted.
+    """
+
+    def __init__(
+        self, run: Run, catalogue: Callable[[], Catalogue], queue: BatchQueue, metrics: Metrics
+    ) -> None:
+        self._run = run
+        self._catalogue = catalogue
+        self._queue = queue
+        self._metrics = metrics
+        self._busy_since: float | None = None
+        self._connections: set[_Connection] = set()
+        self._lock = Lock()
+
+    def start(self, listener: socket.socket) -> None:
+        """Accept connections and run batches, in threads of their own."""
+        for target in (lambda: self._accept(listener), self._drive):
+            Thread(target=target, daemon=True).start()
+
+    def is_stuck(self, seconds: float) -> bool:
+        """Whether the device has been at one batch for longer than that."""
+        since = self._busy_since
+        return since is not None and time.monotonic() - since > seconds
+
+    def announce(self) -> None:
+        """Tell every http process what is served now."""
+        with self._lock:
+            connections = list(self._connections)
+        for connection in connections:
+            connection.send(self._hello())
+
+    def _hello(self) -> list[Frame]:
+        return pack({"kind": "catalogue"}, [self._catalogue().model_dump_json().encode()])
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            accepted, _ = listener.accept()
+            connection = _Connection(accepted)
+            with self._lock:
+                self._connections.add(connection)
+            connection.send(self._hello())
+            Thread(target=self._read, args=(connection,), daemon=True).start()
+
+    def _read(self, connection: "_Connection") -> None:
+        try:
+            while True:
+                header, frames = receive_blocking(connection.file)
+                if header["kind"] == "cancel":
+                    self._queue.cancel(connection, header["id"])
+                else:
+                    self._queue.put(_entry(connection, header["id"], unpack_job(header, frames)))
+        except (EOFError, OSError):
+            log.info("an http process hung up")
+        finally:
+            with self._lock:
+                self._connections.discard(connection)
+            self._queue.cancel(connection)
+            connection.close()
+
+    def _drive(self) -> None:
+        for batch in self._queue.batches():
+            self._busy_since = time.monotonic()
+            _announce_begin(batch)
+            self._metrics.add(("batch_rows", len(batch), {"model": batch[0].job.model}))
+            begun = time.monotonic()
+            outcomes = execute(self._run, [entry.job for entry in batch])
+            for entry, outcome in zip(batch, outcomes, strict=True):
+                entry.settle(_with_queue_time(outcome, (begun - entry.arrived) * 1e3))
+            self._busy_since = None
+
+
+def _with_queue_time(outcome: Outcome, queued_ms: float) -> Outcome:
+    if isinstance(outcome, JobResult):
+        return replace(outcome, timings={"queue": queued_ms, **outcome.timings})
+    return outcome
+
+
+def _entry(connection: "_Connection", job_id: int, job: Job) -> Entry:
+    def settle(outcome: Outcome) -> None:
+        if isinstance(outcome, JobResult):
+            connection.send(pack_result(job_id, outcome))
+        else:
+            connection.send(pack_error(job_id, outcome))
+
+    return Entry(job=job, owner=connection, job_id=job_id, settle=settle)
+
+
+def _announce_begin(batch: Sequence[Entry]) -> None:
+    """If the process dies now, its clients know which rows the device had."""
+    for connection in {entry.owner for entry in batch if isinstance(entry.owner, _Connection)}:
+        ids = [entry.job_id for entry in batch if entry.owner is connection]
+        connection.send(pack({"kind": "begin", "ids": ids, "rows": len(batch)}))
+
+
+class _Connection:
+    def __init__(self, accepted: socket.socket) -> None:
+        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * 2**20)
+        accepted.setsockopt(
+            socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", *_SEND_TIMEOUT)
+        )
+        self.file: IO[bytes] = accepted.makefile("rb")
+        self._socket = accepted
+        self._lock = Lock()
+
+    def send(self, frames: list[Frame]) -> None:
+        """Write a message; where nobody reads any more, the reading thread is told to give up."""
+        with self._lock, suppress(OSError):
+            try:
+                self._socket.sendall(b"".join(frames))
+            except OSError:
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self.file.close()
+        self._socket.close()

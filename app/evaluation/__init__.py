@@ -1,0 +1,1 @@
+"""Offline evaluation: how good the explanations are, measured."""

@@ -1,0 +1,86 @@
+"""Where things lie: sizes, crops, and a coarse map laid on the upright upload.
+
+Coordinates are continuous pixels of the upright upload: pixel i covers [i, i + 1).
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.types import Box, Map, Preprocess, View
+
+Size = tuple[int, int]  # width, height
+
+
+def resized(width: int, height: int, spec: Preprocess) -> Size:
+    """The size after ``spec.resize``, rounded as torchvision's ``Resize`` rounds."""
+    if isinstance(spec.resize, tuple):
+        return spec.resize[1], spec.resize[0]
+    short, long = sorted((width, height))
+    scaled = int(spec.resize * long / short)
+    return (spec.resize, scaled) if width <= height else (scaled, spec.resize)
+
+
+def crop_offset(size: Size, spec: Preprocess) -> Size:
+    """Left and top of the centre crop in the resized picture, negative where it must be padded.
+
+    Rounded as torchvision's ``CenterCrop`` rounds.
+    """
+    return _offset(size[0], spec.crop[1]), _offset(size[1], spec.crop[0])
+
+
+def _offset(side: int, crop: int) -> int:
+    return -((crop - side) // 2) if crop > side else round((side - crop) / 2.0)
+
+
+def seen(width: int, height: int, spec: Preprocess, view: View) -> Box:
+    """The part of the upright upload that the model sees."""
+    if view == "full":
+        return Box(0.0, 0.0, float(width), float(height))
+    w, h = resized(width, height, spec)
+    left, top = crop_offset((w, h), spec)
+    across, down = width / w, height / h  # upload pixels per resized pixel
+    return Box(
+        left * across,
+        top * down,
+        (left + spec.crop[1]) * across,
+        (top + spec.crop[0]) * down,
+    )
+
+
+def fit(width: int, height: int, longest: int) -> Size:
+    """The picture's size with its longer side at most ``longest``; never enlarged, never 0."""
+    scale = min(1.0, longest / max(width, height))
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def lay(values: Map, box: Box, upload: Size, out: Size) -> Map:
+    """Lay a map on the whole upload: half-pixel bilinear, as ``align_corners=False``.
+
+    Args:
+        values: [h, w], covering ``box``.
+        box: the part of the upload that the map covers.
+        upload: the upload's width and height.
+        out: width and height of the result.
+
+    Returns:
+        [out height, out width]; 0 outside the box.
+    """
+    x0, x1, fx, inside_x = _taps(values.shape[1], box.x0, box.x1, upload[0], out[0])
+    y0, y1, fy, inside_y = _taps(values.shape[0], box.y0, box.y1, upload[1], out[1])
+    # Across first, while there are few rows: whole rows are cheap to gather, columns are not.
+    wide = (values[:, x0] * (1 - fx) + values[:, x1] * fx) * inside_x
+    laid: Map = wide[y0] * ((1 - fy) * inside_y)[:, None]
+    laid += wide[y1] * (fy * inside_y)[:, None]
+    return laid
+
+
+def _taps(
+    cells: int, start: float, stop: float, upload: int, out: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32], NDArray[np.float32]]:
+    """For each output pixel: its two cells, the weight of the second, and 1 inside or 0 outside."""
+    centre = (np.arange(out) + 0.5) * (upload / out)
+    place = np.clip((centre - start) / (stop - start) * cells - 0.5, 0, cells - 1)
+    first = np.floor(place).astype(np.intp)
+    second = np.minimum(first + 1, cells - 1)
+    inside = (centre >= start) & (centre < stop)
+    return first, second, (place - first).astype(np.float32), inside.astype(np.float32)

@@ -1,0 +1,212 @@
+"""The map of the program: three kinds of process, each put together here and nowhere else.
+
+    serve          the parent: starts, watches and restarts the others
+    ├─ http        reads, decodes, renders, answers; never imports torch
+    └─ worker      one a device: models, batches, numbers
+
+Imports stand where they are needed: a process loads what it uses, and an http process no torch.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from app.engine.control import BlockingControl, Control
+from app.errors import SetupError
+from app.logs import set_up_logs
+from app.metrics import Metrics
+from app.settings import Settings
+
+if TYPE_CHECKING:
+    from app.api.application import ApiSettings
+    from app.engine.runner import Runner
+    from app.service import Engine, Service
+
+log = logging.getLogger(__name__)
+
+
+def serve(settings: Settings) -> None:
+    """The parent: run the service until a signal ends it.
+
+    Raises:
+        SetupError: it cannot start; the message says why.
+    """
+    from app.api.limits import read_keys
+    from app.backbones.manifest import read_manifests
+    from app.engine.pool import Pool
+
+    set_up_logs(settings.log_format, "parent")
+    read_manifests(settings.models_dir)
+    read_keys(settings.api_keys_file)
+    listener = listen(settings.host, settings.port)
+    log.info("camserve on http://%s:%d", *listener.getsockname()[:2])
+    asyncio.run(Pool(settings, find_devices(settings.devices), listener).run())
+
+
+def run_child(role: str, descriptor: int) -> None:
+    """A child of the pool: run until told to end, or until the pipe to the parent closes."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)  # sent to the whole group; the parent alone decides
+    end = socket.socket(fileno=descriptor)
+    if role == "worker":
+        worker_process(BlockingControl(end))
+    else:
+        import uvloop
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(http_process(end))
+
+
+async def http_process(end: socket.socket) -> None:
+    """An http process: uvicorn around the API, the service behind it, workers behind that."""
+    from app.api.application import create_app
+    from app.api.server import HttpServer
+    from app.engine.client import EngineClient
+
+    control = await Control.open(end)
+    lines = control.lines()
+    start = await anext(lines, None)
+    if start is None:
+        return
+    settings = Settings.model_validate(start["settings"])
+    set_up_logs(settings.log_format, start["name"])
+    metrics = Metrics(control.send)
+    engine = EngineClient(
+        settings.max_queue,
+        on_change=lambda n: metrics.add(("in_flight", n, {"process": start["name"]})),
+    )
+    server = HttpServer(control.send, settings.grace_s)
+    api = create_app(
+        make_service(engine, settings),
+        metrics,
+        api_settings(settings),
+        is_draining=lambda: server.draining,
+        scrape=server.scrape,
+    )
+    serving = asyncio.create_task(server.serve(api, socket.socket(fileno=start["listener"])))
+    serving.add_done_callback(lambda _: control.close())  # then ``lines`` ends too
+    async for line in lines:
+        if line["kind"] == "stop":
+            break
+        if line["kind"] == "workers":
+            await engine.use(line["endpoints"])
+        else:
+            server.take(line)
+    server.stop()
+    await serving
+    await engine.close()
+
+
+def api_settings(settings: Settings) -> "ApiSettings":
+    """What the HTTP side must know."""
+    from app.api.application import ApiSettings
+    from app.api.limits import read_keys
+
+    return ApiSettings(
+        start_models=settings.models,
+        samples_dir=settings.models_dir / "samples",
+        max_body_bytes=settings.max_body_bytes,
+        receive_timeout_s=settings.receive_timeout_s,
+        cors_origins=settings.cors_origins,
+        keys=read_keys(settings.api_keys_file),
+    )
+
+
+def make_service(engine: "Engine", settings: Settings) -> "Service":
+    """The use case over an engine, with as many threads for pictures as there are cores."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from app.service import RequestLimits, Service
+
+    return Service(
+        engine,
+        ThreadPoolExecutor(os.cpu_count(), "pictures"),
+        RequestLimits(settings.max_pixels, settings.max_maps, settings.deadline_s),
+        settings.start_model,
+    )
+
+
+def worker_process(control: BlockingControl) -> None:
+    """A worker process: connections and a queue in front of one device's models."""
+    from threading import Thread
+
+    from app.engine.batching import BatchQueue
+    from app.engine.worker import Worker
+
+    start = control.receive()
+    if start is None:
+        return
+    settings = Settings.model_validate(start["settings"])
+    name = start["name"]
+    set_up_logs(settings.log_format, name)
+    metrics = Metrics(control.send)
+    runner, names = make_runner(settings, start["device"], start["threads"])
+    queue = BatchQueue(settings.max_batch_size, settings.max_wait_ms / 1e3)
+    worker = Worker(runner.run, runner.catalogue, queue, metrics)
+    worker.start(_listen_local(start["endpoint"]))
+    control.send({"kind": "listening", "endpoint": start["endpoint"]})
+
+    def on_change() -> None:
+        worker.announce()
+        metrics.add(
+            *(
+                ("model_ready", model.state == "ready", {"model": model.name, "process": name})
+                for model in runner.catalogue().models
+                if model.name in settings.models
+            )
+        )
+
+    Thread(target=runner.load, args=(names, on_change), daemon=True).start()
+    while not control.closed_within(settings.hang_s / 4):
+        if not worker.is_stuck(settings.hang_s):
+            control.send({"kind": "alive"})
+
+
+def make_runner(settings: Settings, device: str, threads: int) -> "tuple[Runner, list[str]]":
+    """The models of one device, and the names of those to load, in the order to load them."""
+    import torch
+
+    from app.backbones.manifest import read_manifests
+    from app.backbones.registry import Registry
+    from app.engine.runner import Runner
+
+    torch.set_num_threads(threads)
+    registry = Registry(read_manifests(settings.models_dir), torch.device(device))
+    return Runner(registry, settings.max_batch_size), registry.expect(settings.models)
+
+
+def find_devices(wanted: Sequence[str]) -> list[str]:
+    """``auto`` becomes every NVIDIA GPU there is, or the CPU; the parent must not ask torch."""
+    if list(wanted) != ["auto"]:
+        return list(wanted)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        count = len(list(Path("/dev").glob("nvidia[0-9]*")))
+    else:
+        count = sum(gpu.strip() not in {"", "-1"} for gpu in visible.split(","))
+    return [f"cuda:{number}" for number in range(count)] or ["cpu"]
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Bind the port once, for all http processes: it stays open while one of them is replaced.
+
+    Raises:
+        SetupError: naming the address that is taken or wrong.
+    """
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family, backlog=1024)
+    except OSError as exc:
+        raise SetupError(f"cannot listen on {host}:{port}: {exc}") from exc
+
+
+def _listen_local(path: str) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen()
+    return listener

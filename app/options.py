@@ -1,0 +1,156 @@
+"""The options of a request: one definition for query, form, JSON and command line."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from app.types import View
+
+Colormap = Literal["inferno", "viridis", "magma", "cividis", "turbo", "jet"]
+Output = Literal["heatmap", "overlay", "raw"]
+Format = Literal["png", "webp", "jpeg"]
+
+_MAX_ENTRIES = 1000
+_INTEGER = re.compile(r"[+-]?[0-9]+")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_TOP = re.compile(r"top([1-9][0-9]{0,3})")
+
+
+def split_commas(value: object) -> object:
+    """``"a, b"`` → ``["a", "b"]``; a single number becomes a list of one."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",")]
+    if isinstance(value, int) and not isinstance(value, bool):
+        return [value]
+    if not isinstance(value, list | tuple):
+        raise ValueError("must be a list, or text with commas")
+    return value
+
+
+def class_name(value: object) -> object:
+    """An integer, however it is written, is a class index; anything else is a name."""
+    if isinstance(value, str) and _INTEGER.fullmatch(value):
+        return int(value)
+    if value == "" or isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError("each must be an index, a label, or top1, top3, …")
+    return value
+
+
+def whole(value: object) -> int:
+    """An integer, as number or text; pydantic alone would also take ``true``, 2.0 and 1_000."""
+    if isinstance(value, str) and _INTEGER.fullmatch(value.strip()):
+        return int(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise ValueError("must be an integer")
+
+
+def number(value: object) -> float:
+    """A decimal number, as number or text."""
+    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
+        return float(value)
+    if isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool)):
+        return value
+    raise ValueError("must be a number")
+
+
+def top(entry: int | str) -> int | None:
+    """3 for ``top3``; None for an index or a label."""
+    match = _TOP.fullmatch(entry) if isinstance(entry, str) else None
+    return int(match[1]) if match else None
+
+
+ClassName = Annotated[int | str, BeforeValidator(class_name)]
+Whole = Annotated[int, BeforeValidator(whole)]
+Number = Annotated[float, BeforeValidator(number)]
+
+
+class PredictOptions(BaseModel):
+    """Options of ``predict``, and of ``explain`` too."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    model: str | None = Field(None, description="A name from /api/v1/models.")
+    top_k: Whole = Field(5, ge=1, le=1000, description="How many predictions.")
+    view: View = Field(
+        "crop",
+        description="crop: as the model was trained; full: the whole picture, squashed.",
+    )
+    deadline_ms: Whole | None = Field(
+        None,
+        ge=1,
+        le=86_400_000,
+        description="Answer within this time or fail with 504; the server has a limit too.",
+    )
+
+    @property
+    def picture_side(self) -> int:
+        """How large the upload itself is needed for the answer; 0 where it is not."""
+        return 0
+
+    def seconds(self, limit: float) -> float:
+        """The time this request may take."""
+        return limit if self.deadline_ms is None else min(limit, self.deadline_ms / 1e3)
+
+
+class ExplainOptions(PredictOptions):
+    """Options of ``explain``."""
+
+    classes: Annotated[
+        tuple[ClassName, ...],
+        BeforeValidator(split_commas),
+        Field(
+            min_length=1,
+            max_length=_MAX_ENTRIES,
+            description="top1, top3, …; an integer is an index; anything else an exact label.",
+        ),
+    ] = ("top1",)
+    method: Annotated[
+        tuple[str, ...],
+        BeforeValidator(split_commas),
+        Field(
+            min_length=1,
+            max_length=_MAX_ENTRIES,
+            description="Names from /api/v1/methods; several are compared.",
+        ),
+    ] = ("gradcam",)
+    layer: str | None = Field(None, description="A layer of the model; its own cut if absent.")
+    output: Annotated[
+        tuple[Output, ...],
+        BeforeValidator(split_commas),
+        Field(
+            min_length=1,
+            max_length=_MAX_ENTRIES,
+            description="Any of heatmap, overlay, raw; the grid is always there.",
+        ),
+    ] = ("heatmap",)
+    format: Format = Field("png", description="png or webp; jpeg for overlays.")
+    size: Whole = Field(
+        640, ge=1, le=8192, description="Longest side of the pictures, never above the upload's."
+    )
+    colormap: Colormap = Field("inferno", description="turbo and jet are not perceptually uniform.")
+    alpha: Number = Field(0.6, ge=0, le=1, description="Opacity of the strongest evidence.")
+
+    @property
+    def picture_side(self) -> int:
+        return self.size if "overlay" in self.output else 0
+
+    @property
+    def asks_for_several(self) -> bool:
+        """Whether more than one map is asked for."""
+        return len(self.method) * sum(top(entry) or 1 for entry in self.classes) > 1
+
+    @model_validator(mode="after")
+    def _jpeg_is_opaque(self) -> "ExplainOptions":
+        if self.format == "jpeg" and "heatmap" in self.output:
+            raise ValueError("format: jpeg has no transparency; ask for output=overlay, or use png")
+        return self
+
+    @model_validator(mode="after")
+    def _no_repeats(self) -> "ExplainOptions":
+        for name in ("classes", "method", "output"):
+            values: tuple[Any, ...] = getattr(self, name)
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name}: the same entry is given twice")
+        return self

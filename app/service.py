@@ -1,0 +1,208 @@
+"""The use case, to be read aloud: decode, submit, render."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from contextvars import copy_context
+from dataclasses import dataclass
+from functools import partial
+from typing import ParamSpec, Protocol, TypeVar
+
+import numpy as np
+
+from app.catalogue import Models
+from app.errors import DeadlineExceeded
+from app.imaging import geometry, render
+from app.imaging.decode import Decoded, decode
+from app.imaging.normalize import normalize
+from app.imaging.preprocess import needed, preprocess
+from app.options import ExplainOptions, PredictOptions
+from app.types import (
+    Answer,
+    Catalogue,
+    ClassMap,
+    Explanation,
+    ImageInfo,
+    Job,
+    JobResult,
+    MethodInfo,
+    ModelInfo,
+    Pixels,
+    Prediction,
+    Preprocess,
+)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Engine(Protocol):
+    """Runs jobs: ``EngineClient`` over sockets, ``LocalEngine`` in this process."""
+
+    def catalogues(self) -> list[Catalogue]: ...
+
+    async def submit(self, job: Job) -> JobResult: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLimits:
+    """What one request may ask for."""
+
+    max_pixels: int
+    max_maps: int
+    deadline_s: float
+
+
+class Service:
+    """Scores, and the maps they rest on.
+
+    Args:
+        engine: runs the models.
+        threads: decode and render run here; they never call torch.
+        limits: of one request.
+        default_model: of a request that names none.
+    """
+
+    def __init__(
+        self, engine: Engine, threads: Executor, limits: RequestLimits, default_model: str
+    ) -> None:
+        self._engine = engine
+        self._threads = threads
+        self.limits = limits
+        self.default_model = default_model
+
+    def models(self) -> Models:
+        """All models that the workers know, as they are now."""
+        return Models(self._engine.catalogues())
+
+    async def answer(self, upload: bytes, options: PredictOptions) -> Answer:
+        """The scores; for ``ExplainOptions`` also a map for each method and class.
+
+        Raises:
+            CamserveError: the picture or an option is unusable, the deadline passed, or no worker
+                can do it now.
+        """
+        seconds = options.seconds(self.limits.deadline_s)
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._answer(upload, options, time.monotonic() + seconds)
+        except TimeoutError as exc:
+            raise DeadlineExceeded(f"There was no answer within {seconds:g} s.") from exc
+
+    async def in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run what would hold up the event loop."""
+        call = partial(copy_context().run, partial(function, *args, **kwargs))
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+
+    async def _answer(self, upload: bytes, options: PredictOptions, deadline: float) -> Answer:
+        models = self.models()
+        model = models.ready(options.model or self.default_model)
+        plan = models.plan(model, options, self.limits.max_maps)
+        watch = Stopwatch()
+        with watch("decode"):
+            read = await self.in_thread(_read, upload, model, options, self.limits.max_pixels)
+        job = Job(
+            model=model.name,
+            version=str(model.version),
+            pixels=read.pixels,
+            deadline=deadline,
+            classes=plan.classes,
+            methods=plan.methods,
+            layer=plan.layer,
+        )
+        result = await self._engine.submit(job)
+        watch.take(result.timings)
+        explanations: tuple[Explanation, ...] = ()
+        if isinstance(options, ExplainOptions):
+            draw = partial(_draw, read, model.labels, models.methods, options)
+            with watch("render"):
+                explanations = await self.in_thread(lambda: tuple(map(draw, result.maps)))
+        return Answer(
+            model=model,
+            image=read.info,
+            predictions=_best(result, model.labels, options.top_k),
+            explanations=explanations,
+            torch=models.torch,
+            timings=watch.total(),
+        )
+
+
+class Stopwatch:
+    """Milliseconds by stage."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+        self._stages: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        yield
+        self._stages[stage] = (time.perf_counter() - begun) * 1e3
+
+    def take(self, timings: dict[str, float]) -> None:
+        """Stages that somebody else has timed."""
+        self._stages.update(timings)
+
+    def total(self) -> dict[str, float]:
+        """All stages, and ``total``."""
+        return {**self._stages, "total": (time.perf_counter() - self._started) * 1e3}
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """An upload that was decoded: the picture, what the model sees of it, and what it is."""
+
+    shown: Decoded
+    pixels: Pixels
+    info: ImageInfo
+
+
+def _read(upload: bytes, model: ModelInfo, options: PredictOptions, max_pixels: int) -> _Read:
+    spec = model.preprocess
+    assert isinstance(spec, Preprocess)  # noqa: S101 - a ready model has one
+    view, side = options.view, options.picture_side
+    decoded = decode(upload, max_pixels=max_pixels, needed=lambda w, h: needed(w, h, spec, view))
+    pixels, box = preprocess(decoded, spec, view)
+    info = ImageInfo(decoded.width, decoded.height, decoded.format, decoded.orientation, box)
+    if max(decoded.image.size) < min(side, max(info.width, info.height)):
+        # Too small to be shown. Scores must not depend on what is shown, so it is decoded again.
+        decoded = decode(
+            upload, max_pixels=max_pixels, needed=lambda w, h: geometry.fit(w, h, side)
+        )
+    return _Read(decoded, pixels, info)
+
+
+def _draw(
+    read: _Read,
+    labels: tuple[str, ...],
+    methods: dict[str, MethodInfo],
+    options: ExplainOptions,
+    class_map: ClassMap,
+) -> Explanation:
+    info = read.info
+    evidence, flags = normalize(class_map.values, relu=methods[class_map.method].relu)
+    out = geometry.fit(info.width, info.height, options.size)
+    laid = geometry.lay(evidence, info.crop, (info.width, info.height), out)
+    style = render.Style(options.colormap, options.alpha, options.format)
+    wanted = options.output
+    return Explanation(
+        index=class_map.index,
+        label=labels[class_map.index],
+        method=class_map.method,
+        layer=class_map.layer,
+        raw=class_map.values,
+        with_raw="raw" in wanted,
+        flags=flags,
+        heatmap=render.heatmap(laid, style) if "heatmap" in wanted else None,
+        overlay=render.overlay(laid, read.shown.image, style) if "overlay" in wanted else None,
+    )
+
+
+def _best(result: JobResult, labels: tuple[str, ...], top_k: int) -> tuple[Prediction, ...]:
+    ranking = np.argsort(-result.logits, kind="stable")[:top_k].tolist()
+    return tuple(
+        Prediction(i, labels[i], float(result.scores[i]), float(result.logits[i])) for i in ranking
+    )

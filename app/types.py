@@ -1,0 +1,183 @@
+"""The nouns that travel between rooms. No tensors, no Pillow, no HTTP."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+Pixels = NDArray[np.uint8]  # [H, W, 3], RGB
+Map = NDArray[np.float32]  # [h, w]
+ModelState = Literal["unloaded", "loading", "ready", "failed"]
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+View = Literal["crop", "full"]
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Preprocess(Frozen):
+    """How an upright picture becomes the model's input (the names of torchvision's presets).
+
+    ``resize`` is the shorter side, or ``(height, width)``; ``crop`` is ``(height, width)``.
+    """
+
+    resize: int | tuple[int, int]
+    crop: tuple[int, int]
+    interpolation: Interpolation = "bilinear"
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+class MethodInfo(Frozen):
+    """An explanation method as ``GET /api/v1/methods`` tells it."""
+
+    name: str
+    title: str
+    paper: str
+    lane: Literal["fast", "slow"]
+    needs: str
+    cost: str
+    relu: bool
+
+
+class LayerInfo(Frozen):
+    """A place where a model can be explained; ``grid`` is the map's ``(h, w)``."""
+
+    name: str
+    grid: tuple[int, int]
+
+
+class ModelInfo(Frozen):
+    """A model as the worker's catalogue and ``GET /api/v1/models`` tell it."""
+
+    name: str
+    state: ModelState
+    description: str = ""
+    family: str = ""
+    architecture: str = ""
+    version: str | None = None
+    error: str | None = None
+    labels: tuple[str, ...] = ()
+    preprocess: Preprocess | None = None
+    activation: Literal["softmax", "sigmoid"] = "softmax"
+    precision: str = "fp32"
+    layer: str | None = None
+    layers: tuple[LayerInfo, ...] = ()
+    methods: tuple[str, ...] = ()
+
+
+class Catalogue(Frozen):
+    """What one worker serves: sent as its hello, and again whenever it changes."""
+
+    device: str
+    torch: str
+    models: tuple[ModelInfo, ...]
+    methods: tuple[MethodInfo, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One picture for one model, as the worker takes it.
+
+    ``classes`` holds class indices and ``"topK"``; no ``methods`` means predict only.
+    ``deadline`` is in seconds of ``time.monotonic()``, which all processes of a machine share.
+    """
+
+    model: str
+    version: str
+    pixels: Pixels
+    deadline: float
+    classes: tuple[int | str, ...] = ()
+    methods: tuple[str, ...] = ()
+    layer: str | None = None
+    alone: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassMap:
+    """A raw map: signed, before any ReLU, in the method's own units."""
+
+    index: int
+    method: str
+    layer: str
+    values: Map
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobResult:
+    """Numbers for one job; ``timings`` are in milliseconds."""
+
+    logits: NDArray[np.float32]  # [classes]
+    scores: NDArray[np.float32]  # [classes]
+    maps: tuple[ClassMap, ...] = ()
+    timings: dict[str, float] = field(default_factory=dict)
+    batch_rows: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A rectangle in pixels of the upright upload, half-open; fractions of a pixel are meant."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An encoded picture."""
+
+    media_type: str
+    width: int
+    height: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    index: int
+    label: str
+    score: float
+    logit: float
+
+
+@dataclass(frozen=True, slots=True)
+class ImageInfo:
+    """The upload, upright; ``crop`` is the part that the model saw."""
+
+    width: int
+    height: int
+    format: str
+    orientation: int
+    crop: Box
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """One map and its pictures; what was not asked for is None. ``raw`` is the signed map."""
+
+    index: int
+    label: str
+    method: str
+    layer: str
+    raw: Map
+    flags: tuple[str, ...]
+    with_raw: bool = False
+    heatmap: Picture | None = None
+    overlay: Picture | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a request gets; ``timings`` are in milliseconds."""
+
+    model: ModelInfo
+    image: ImageInfo
+    predictions: tuple[Prediction, ...]
+    explanations: tuple[Explanation, ...]
+    torch: str
+    timings: dict[str, float]

@@ -1,0 +1,197 @@
+"""Dying processes, signals and bad set-ups: every request is answered, every end is clean."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.pictures import make_upload
+from tests.server import ROOT, Server, serving, wait_for
+
+
+def post(server: Server) -> httpx.Response:
+    return httpx.post(f"{server.url}/api/v1/explain", content=make_upload(), timeout=120)
+
+
+def in_flight(server: Server) -> float:
+    return server.metric("camserve_in_flight")
+
+
+def test_requests_of_a_killed_worker_are_answered_after_its_restart(tmp_path: Path) -> None:
+    with serving(tmp_path / "log") as server, ThreadPoolExecutor(16) as pool:
+        server.wait_until_ready()
+        (worker,) = server.children("worker")
+        os.kill(worker, signal.SIGSTOP)  # so that all are in flight when it dies
+        requests = [pool.submit(post, server) for _ in range(16)]
+        wait_for(lambda: in_flight(server) == 16)
+        os.kill(worker, signal.SIGKILL)
+        wait_for(lambda: not server.is_ready())
+        assert "worker" in server.client.get("/readyz").text
+        statuses = [request.result().status_code for request in requests]
+        assert statuses == [200] * 16
+        assert server.is_ready()
+
+
+@pytest.fixture(scope="module")
+def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server whose deadline is shorter than a worker's start."""
+    with serving(tmp_path_factory.mktemp("impatient") / "log", APP_DEADLINE_S="1") as server:
+        yield server
+
+
+def test_a_worker_that_hangs_costs_its_callers_no_more_than_their_deadline(
+    impatient: Server,
+) -> None:
+    impatient.wait_until_ready()
+    (worker,) = impatient.children("worker")
+    os.kill(worker, signal.SIGSTOP)
+    assert post(impatient).status_code == 504
+    os.kill(worker, signal.SIGCONT)
+    assert post(impatient).status_code == 200
+
+
+def test_requests_whose_worker_does_not_come_back_in_time_get_503(impatient: Server) -> None:
+    impatient.wait_until_ready()
+    (worker,) = impatient.children("worker")
+    os.kill(worker, signal.SIGSTOP)
+    with ThreadPoolExecutor(4) as pool:
+        requests = [pool.submit(post, impatient) for _ in range(4)]
+        wait_for(lambda: in_flight(impatient) == 4)
+        os.kill(worker, signal.SIGKILL)
+        responses = [request.result() for request in requests]
+    for response in responses:
+        assert (response.status_code, response.json()["code"]) == (503, "worker_lost")
+        assert int(response.headers["Retry-After"]) >= 1
+
+
+def test_a_worker_that_hangs_is_replaced(tmp_path: Path) -> None:
+    with serving(tmp_path / "log", APP_HANG_S="2") as server:
+        server.wait_until_ready()
+        (worker,) = server.children("worker")
+        os.kill(worker, signal.SIGSTOP)
+        assert post(server).status_code == 200  # from its successor
+        assert server.children("worker") != [worker]
+
+
+def test_two_workers_share_the_work_and_stand_in_for_each_other(tmp_path: Path) -> None:
+    with serving(tmp_path / "log", "--devices", "cpu,cpu") as server:
+        server.wait_until_ready()
+        wait_for(lambda: server.metric("camserve_model_ready") == 2)
+        os.kill(server.children("worker")[0], signal.SIGKILL)
+        assert post(server).status_code == 200
+
+
+def test_sigterm_lets_requests_in_flight_finish(tmp_path: Path) -> None:
+    with (
+        serving(tmp_path / "log", APP_DRAIN_DELAY_S="1") as server,
+        ThreadPoolExecutor(4) as pool,
+    ):
+        server.wait_until_ready()
+        (worker,) = server.children("worker")
+        os.kill(worker, signal.SIGSTOP)
+        requests = [pool.submit(post, server) for _ in range(4)]
+        wait_for(lambda: in_flight(server) == 4)
+        for pid in [server.process.pid, server.http_process(), worker]:
+            os.kill(pid, signal.SIGTERM)  # as to a whole group: only the parent heeds it
+        wait_for(lambda: server.client.get("/readyz").json()["status"] == "draining")
+        os.kill(worker, signal.SIGCONT)
+        assert [request.result().status_code for request in requests] == [200] * 4
+        assert server.process.wait(60) == 0
+
+
+def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
+    with serving(tmp_path / "log", APP_DRAIN_DELAY_S="3600") as server:
+        server.wait_until_ready()
+        server.process.send_signal(signal.SIGTERM)
+        wait_for(lambda: server.client.get("/readyz").json()["status"] == "draining")
+        assert server.stop(signal.SIGTERM) == 0
+
+
+def test_no_child_outlives_a_killed_parent(tmp_path: Path) -> None:
+    with serving(tmp_path / "log") as server:
+        server.wait_until_ready()
+        children = server.children("http") + server.children("worker")
+        server.process.kill()
+        server.process.wait()
+        for pid in children:
+            wait_for(lambda pid=pid: not Path(f"/proc/{pid}").exists())  # type: ignore[misc]
+
+
+def test_a_model_that_cannot_be_had_is_named_and_the_others_serve(tmp_path: Path) -> None:
+    broken = (ROOT / "tests/models/tiny.toml").read_text().replace('"random"', '"gone.safetensors"')
+    models = tmp_path / "models"
+    models.mkdir()
+    (models / "gone.toml").write_text(
+        broken.replace('"tiny"', '"gone"').replace(
+            "[preprocess]", f'sha256 = "{"0" * 64}"\n[preprocess]'
+        )
+    )
+    (models / "tiny.toml").write_text((ROOT / "tests/models/tiny.toml").read_text())
+    with serving(
+        tmp_path / "log", "--models", "tiny,gone,nobody", APP_MODELS_DIR=str(models)
+    ) as server:
+        wait_for(lambda: set(missing(server)) == {"gone", "nobody"})
+        wait_for(lambda: missing(server)["gone"] != "loading")
+        assert "gone.safetensors" in missing(server)["gone"]
+        assert "no manifest" in missing(server)["nobody"]
+        assert post(server).status_code == 200
+        refused = server.client.post("/api/v1/explain?model=gone", content=make_upload())
+        assert (refused.status_code, refused.json()["code"]) == (503, "model_failed")
+
+
+def missing(server: Server) -> dict[str, str]:
+    found: dict[str, str] = server.client.get("/readyz").json().get("missing", {})
+    return found
+
+
+def run_app(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "app", *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def assert_one_line(ended: "subprocess.CompletedProcess[str]", *words: str) -> None:
+    assert ended.returncode == 2
+    assert len(ended.stderr.splitlines()) == 1
+    for word in words:
+        assert word in ended.stderr
+
+
+def test_a_taken_port_ends_the_start_with_one_line_that_names_it() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert_one_line(run_app("serve", "--port", str(port)), f"127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("APP_PORT", "http"), ("APP_MODELS_DIR", "/nowhere"), ("APP_API_KEYS_FILE", "/nowhere")],
+)
+def test_a_bad_setting_ends_the_start_with_one_line_that_names_it(
+    variable: str, value: str
+) -> None:
+    assert_one_line(run_app("serve", "--port", "0", **{variable: value}) if variable != "APP_PORT"
+                    else run_app("serve", **{variable: value}), variable)  # fmt: skip
+
+
+def test_a_broken_manifest_ends_the_start_with_one_line_that_names_file_and_key(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "m.toml").write_text('name = "a.b"\nfamily = "torchvision"\n')
+    ended = run_app("serve", "--port", "0", APP_MODELS_DIR=str(tmp_path))
+    assert_one_line(ended, "m.toml", "name:", "architecture:")

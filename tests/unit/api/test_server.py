@@ -1,0 +1,60 @@
+import asyncio
+from typing import Any
+
+import pytest
+
+from app.api.server import HttpServer
+from app.errors import Draining
+
+
+def test_the_metrics_page_comes_from_the_parent() -> None:
+    async def scenario() -> None:
+        asked: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        server = HttpServer(asked.put_nowait, 1)
+        pages = [asyncio.create_task(server.scrape()) for _ in range(2)]
+        first, second = await asked.get(), await asked.get()
+        for line in (second, first):
+            server.take({"kind": "page", "id": line["id"], "text": f"page {line['id']}"})
+        assert await asyncio.gather(*pages) == [f"page {first['id']}", f"page {second['id']}"]
+
+    asyncio.run(scenario())
+
+
+def test_a_page_that_nobody_waits_for_any_more_does_no_harm() -> None:
+    async def scenario() -> None:
+        asked: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        server = HttpServer(asked.put_nowait, 1)
+        page = asyncio.create_task(server.scrape())
+        line = await asked.get()
+        page.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await page
+        server.take({"kind": "page", "id": line["id"], "text": ""})
+
+    asyncio.run(scenario())
+
+
+def test_once_it_stops_nobody_waits_for_a_page_that_cannot_come() -> None:
+    async def scenario() -> None:
+        asked: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        server = HttpServer(asked.put_nowait, 1)
+        pages = [asyncio.create_task(server.scrape()) for _ in range(2)]
+        await asked.get()
+        await asked.get()
+        pages[0].cancel()
+        await asyncio.gather(pages[0], return_exceptions=True)
+        server.stop()
+        for page in (pages[1], server.scrape()):
+            with pytest.raises(Draining):
+                await page
+
+    asyncio.run(scenario())
+
+
+def test_it_is_draining_when_the_parent_says_so_and_when_it_stops() -> None:
+    told, stopped = HttpServer(lambda _line: None, 1), HttpServer(lambda _line: None, 1)
+    assert not told.draining
+    told.take({"kind": "drain"})
+    stopped.stop()
+    assert told.draining
+    assert stopped.draining

@@ -1,0 +1,45 @@
+"""Models with random weights, made once a session: no downloads."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from app.backbones.manifest import Manifest
+from app.backbones.model import Model
+
+MakeModel = Callable[..., Model]
+
+
+@cache
+def _make(architecture: str, num_classes: int | None, layer: str | None, side: int) -> Model:
+    manifest = Manifest.model_validate(
+        {
+            "path": Path("unused.toml"),
+            "name": "test",
+            "family": "torchvision",
+            "architecture": architecture,
+            "weights": "random",
+            "num_classes": num_classes,
+            "layer": layer,
+            "preprocess": {"resize": side, "crop": side},
+        }
+    )
+    return Model(manifest, torch.device("cpu"))
+
+
+@pytest.fixture(scope="session")
+def make_model() -> MakeModel:
+    """``make_model(architecture, num_classes=None, layer=None, side=224)``."""
+
+    def make(
+        architecture: str,
+        num_classes: int | None = None,
+        layer: str | None = None,
+        side: int = 224,
+    ) -> Model:
+        return _make(architecture, num_classes, layer, side)
+
+    return make

@@ -1,0 +1,158 @@
+"""Who is in the next batch."""
+
+import time
+from threading import Thread
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.engine.batching import BatchQueue, Entry, Outcome
+from app.errors import DeadlineExceeded
+from app.types import Job
+
+PIXELS = np.zeros((2, 2, 3), np.uint8)
+LATER = time.monotonic() + 3600
+
+
+def make_entry(
+    job_id: int = 0,
+    *,
+    model: str = "m",
+    layer: str | None = None,
+    alone: bool = False,
+    deadline: float = LATER,
+    owner: object = None,
+    settled: list[Outcome] | None = None,
+) -> Entry:
+    job = Job(model=model, version="v", pixels=PIXELS, deadline=deadline, layer=layer, alone=alone)
+    outcomes: list[Outcome] = [] if settled is None else settled
+    return Entry(job=job, owner=owner, job_id=job_id, settle=outcomes.append)
+
+
+def drain(queue: BatchQueue) -> list[list[int]]:
+    """The ids of all batches that can be had now."""
+    batches = []
+    generator = queue.batches()
+    while len(queue):
+        batches.append([entry.job_id for entry in next(generator)])
+    return batches
+
+
+def test_an_idle_device_takes_all_that_waits_up_to_the_largest_batch() -> None:
+    queue = BatchQueue(max_batch_size=3)
+    for job_id in range(5):
+        queue.put(make_entry(job_id))
+    assert drain(queue) == [[0, 1, 2], [3, 4]]
+
+
+def test_rows_of_other_models_and_layers_wait_for_a_batch_of_their_own() -> None:
+    queue = BatchQueue(max_batch_size=8)
+    for job_id, (model, layer) in enumerate([("a", None), ("b", None), ("a", "x"), ("a", None)]):
+        queue.put(make_entry(job_id, model=model, layer=layer))
+    assert drain(queue) == [[0, 3], [1], [2]]
+
+
+def test_a_row_that_must_be_alone_shares_with_nobody() -> None:
+    queue = BatchQueue(max_batch_size=8)
+    for job_id, alone in enumerate([False, True, False, True]):
+        queue.put(make_entry(job_id, alone=alone))
+    assert drain(queue) == [[0, 2], [1], [3]]
+
+
+def test_an_expired_row_is_settled_and_never_reaches_the_device() -> None:
+    queue = BatchQueue(max_batch_size=8)
+    settled: list[Outcome] = []
+    queue.put(make_entry(0, deadline=time.monotonic() - 1, settled=settled))
+    queue.put(make_entry(1))
+    assert drain(queue) == [[1]]
+    assert isinstance(settled[0], DeadlineExceeded)
+
+
+def test_a_batch_of_expired_rows_alone_is_not_run() -> None:
+    queue = BatchQueue(max_batch_size=1)
+    queue.put(make_entry(0, deadline=time.monotonic() - 1))
+    queue.put(make_entry(1))
+    assert [entry.job_id for entry in next(queue.batches())] == [1]
+
+
+def test_a_cancelled_row_is_forgotten() -> None:
+    queue = BatchQueue(max_batch_size=8)
+    owner = object()
+    for job_id in range(3):
+        queue.put(make_entry(job_id, owner=owner))
+    queue.cancel(owner, 1)
+    assert drain(queue) == [[0, 2]]
+
+
+def test_all_rows_of_an_owner_that_has_gone_are_forgotten() -> None:
+    queue = BatchQueue(max_batch_size=8)
+    gone, here = object(), object()
+    for job_id, owner in enumerate([gone, here, gone]):
+        queue.put(make_entry(job_id, owner=owner))
+    queue.cancel(gone)
+    assert drain(queue) == [[1]]
+
+
+def test_waiting_for_company_ends_when_the_batch_is_full() -> None:
+    queue = BatchQueue(max_batch_size=2, max_wait_s=3600)
+    queue.put(make_entry(0))
+    batches: list[list[Entry]] = []
+    taker = Thread(target=lambda: batches.append(next(queue.batches())))
+    taker.start()
+    queue.put(make_entry(1))
+    taker.join(10)
+    assert [entry.job_id for entry in batches[0]] == [0, 1]
+
+
+def test_waiting_for_company_ends_with_the_time_allowed() -> None:
+    queue = BatchQueue(max_batch_size=2, max_wait_s=0.01)
+    queue.put(make_entry(0))
+    assert [entry.job_id for entry in next(queue.batches())] == [0]
+
+
+def test_a_row_cancelled_while_it_waited_for_company_leaves_no_batch() -> None:
+    queue = BatchQueue(max_batch_size=2, max_wait_s=3600)
+    owner = object()
+    queue.put(make_entry(0, owner=owner))
+    batches: list[list[Entry]] = []
+    taker = Thread(target=lambda: batches.append(next(queue.batches())))
+    taker.start()
+    queue.cancel(owner)
+    queue.put(make_entry(1))
+    queue.put(make_entry(2))
+    taker.join(10)
+    assert [entry.job_id for entry in batches[0]] == [1, 2]
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_closing_ends_the_batches_even_of_a_taker_that_waits(waits: bool) -> None:
+    queue = BatchQueue(max_batch_size=2, max_wait_s=3600)
+    if waits:
+        queue.put(make_entry(0))
+    ended: list[bool] = []
+    taker = Thread(target=lambda: ended.append(list(queue.batches()) is not None))
+    taker.start()
+    queue.close()
+    taker.join(10)
+    assert ended == [True]
+
+
+@settings(max_examples=50)
+@given(
+    st.lists(st.tuples(st.sampled_from("ab"), st.booleans()), max_size=30),
+    st.integers(1, 5),
+)
+def test_every_row_is_in_exactly_one_batch_and_batches_keep_the_rules(
+    rows: list[tuple[str, bool]], size: int
+) -> None:
+    queue = BatchQueue(max_batch_size=size)
+    for job_id, (model, alone) in enumerate(rows):
+        queue.put(make_entry(job_id, model=model, alone=alone))
+    batches = drain(queue)
+    assert sorted(job_id for batch in batches for job_id in batch) == list(range(len(rows)))
+    for batch in batches:
+        assert len(batch) <= size
+        assert len({rows[job_id][0] for job_id in batch}) == 1
+        assert len(batch) == 1 or not any(rows[job_id][1] for job_id in batch)

@@ -1,0 +1,225 @@
+"""Numbers: equal to the closed form, and the same alone or in any company."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from app.backbones.manifest import Manifest
+from app.backbones.model import Model
+from app.backbones.registry import Registry
+from app.engine.runner import Runner, run
+from app.errors import CamserveError, InvalidOption, ModelNotLoaded, NonFiniteOutput
+from app.types import Job, JobResult
+
+SIDE = 96
+
+
+def make_manifest(folder: Path, architecture: str = "shufflenet_v2_x0_5") -> Manifest:
+    return Manifest.model_validate(
+        {
+            "path": folder / "m.toml",
+            "name": "m",
+            "family": "torchvision",
+            "architecture": architecture,
+            "weights": "random",
+            "num_classes": 10,
+            "preprocess": {"resize": SIDE, "crop": SIDE},
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return Model(make_manifest(Path()), torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def pictures() -> NDArray[Any]:
+    return np.random.default_rng(0).integers(0, 256, (32, SIDE, SIDE, 3), np.uint8)
+
+
+def make_job(
+    pixels: NDArray[Any],
+    *classes: int | str,
+    layer: str | None = None,
+) -> Job:
+    methods = ("gradcam",) if classes else ()
+    return Job(
+        model="m",
+        version="v",
+        pixels=pixels,
+        deadline=0,
+        classes=classes,
+        methods=methods,
+        layer=layer,
+    )
+
+
+def results(model: Model, jobs: list[Job]) -> list[JobResult]:
+    outcomes = run(model, jobs)
+    assert all(isinstance(outcome, JobResult) for outcome in outcomes)
+    return [outcome for outcome in outcomes if isinstance(outcome, JobResult)]
+
+
+def assert_same(one: JobResult, other: JobResult) -> None:
+    np.testing.assert_allclose(one.logits, other.logits, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(one.scores, other.scores, rtol=1e-5, atol=1e-6)
+    assert [m.index for m in one.maps] == [m.index for m in other.maps]
+    for a, b in zip(one.maps, other.maps, strict=True):
+        scale = float(np.abs(b.values).max())
+        np.testing.assert_allclose(a.values, b.values, atol=1e-5 * scale, rtol=0)
+
+
+def test_gradcam_is_the_closed_form_on_pooling_and_a_linear_head(
+    model: Model,
+    pictures: NDArray[Any],
+) -> None:
+    (result,) = results(model, [make_job(pictures[0], 3)])
+    with torch.no_grad():
+        maps = model.cut(None).forward_features(model.normalize([pictures[0]]))  # [1, C, h, w]
+    weight = model.module.get_submodule("fc").weight
+    assert isinstance(weight, torch.Tensor)
+    expected = torch.einsum("c,nchw->nhw", weight[3], maps)[0] / maps[0, 0].numel()
+    scale = float(expected.abs().max())
+    np.testing.assert_allclose(result.maps[0].values, expected.numpy(), atol=1e-5 * scale, rtol=0)
+
+
+def test_the_map_of_a_class_sums_to_its_logit_less_the_bias(
+    model: Model,
+    pictures: NDArray[Any],
+) -> None:
+    (result,) = results(model, [make_job(pictures[1], *range(10))])
+    bias = model.module.get_submodule("fc").bias
+    assert isinstance(bias, torch.Tensor)
+    for class_map in result.maps:
+        expected = result.logits[class_map.index] - float(bias[class_map.index])
+        assert float(class_map.values.sum()) == pytest.approx(expected, abs=1e-6)
+
+
+def test_scores_are_the_softmax_of_the_logits(
+    model: Model,
+    pictures: NDArray[Any],
+) -> None:
+    (result,) = results(model, [make_job(pictures[0])])
+    exponentials = np.exp(result.logits - result.logits.max())
+    np.testing.assert_allclose(result.scores, exponentials / exponentials.sum(), rtol=1e-5)
+    assert result.maps == ()
+
+
+def test_an_image_among_31_others_gets_the_answer_that_it_gets_alone(
+    model: Model,
+    pictures: NDArray[Any],
+) -> None:
+    jobs = [make_job(pixels, "top2") for pixels in pictures]
+    together = results(model, jobs)
+    assert len(together) == 32
+    for job, result in zip(jobs, together, strict=True):
+        assert_same(result, results(model, [job])[0])
+
+
+@settings(max_examples=20, deadline=None)
+@given(data=st.data())
+def test_mixed_rows_in_any_order_do_not_change_each_other(
+    data: st.DataObject,
+    model: Model,
+    pictures: NDArray[Any],
+) -> None:
+    wishes: list[list[int | str]] = data.draw(
+        st.lists(
+            st.lists(st.sampled_from([0, 4, 9, "top1", "top3"]), max_size=3, unique=True),
+            min_size=1,
+            max_size=6,
+        )
+    )
+    jobs = [make_job(pixels, *wish) for pixels, wish in zip(pictures, wishes, strict=False)]
+    for job, result in zip(jobs, results(model, jobs), strict=True):
+        assert_same(result, results(model, [job])[0])
+
+
+def test_a_class_asked_for_twice_is_explained_once_in_the_order_of_asking(
+    model: Model,
+    pictures: NDArray[Any],
+) -> None:
+    (result,) = results(model, [make_job(pictures[0], 4, "top2", 4)])
+    best = np.argsort(-result.logits)[:2].tolist()
+    assert [m.index for m in result.maps] == list(dict.fromkeys([4, *best]))
+
+
+def test_a_layer_of_its_own_is_named_in_the_map(
+    model: Model,
+    pictures: NDArray[Any],
+) -> None:
+    (result,) = results(model, [make_job(pictures[0], 1, layer="stage4")])
+    assert result.maps[0].layer == "stage4"
+    assert result.maps[0].values.shape == (3, 3)
+
+
+def test_an_unknown_layer_is_an_error_of_the_request(
+    model: Model,
+    pictures: NDArray[Any],
+) -> None:
+    with pytest.raises(InvalidOption, match="nowhere"):
+        run(model, [make_job(pictures[0], 1, layer="nowhere")])
+
+
+def test_a_row_with_numbers_that_are_not_finite_fails_alone(
+    pictures: NDArray[Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = Model(make_manifest(Path()), torch.device("cpu"))
+    good = results(model, [make_job(pictures[0], 1)])[0]
+    normalize = model.normalize
+
+    def spoil_second(rows: list[NDArray[Any]]) -> torch.Tensor:
+        batch = normalize(rows)
+        batch[1:] = float("nan")
+        return batch
+
+    monkeypatch.setattr(model, "normalize", spoil_second)
+    first, second = run(model, [make_job(pictures[0], 1), make_job(pictures[1], 1)])
+    assert isinstance(first, JobResult)
+    assert_same(first, good)
+    assert isinstance(second, NonFiniteOutput)
+
+
+def test_nothing_is_left_behind_in_the_model(
+    model: Model,
+    pictures: NDArray[Any],
+) -> None:
+    run(model, [make_job(pictures[0], "top3")])
+    for module in model.module.modules():
+        assert not module._forward_hooks
+        assert not module._backward_hooks
+        assert not module.training
+    for parameter in model.module.parameters():
+        assert parameter.grad is None
+        assert not parameter.requires_grad
+
+
+def test_a_runner_serves_what_it_has_loaded_and_says_so(
+    tmp_path: Path,
+    pictures: NDArray[Any],
+) -> None:
+    registry = Registry({"m": make_manifest(tmp_path)}, torch.device("cpu"))
+    runner = Runner(registry, max_batch_size=2)
+    changes = []
+    names = registry.expect(["m", "nobody"])
+    assert [(m.name, m.state) for m in runner.catalogue().models] == [
+        ("m", "loading"),
+        ("nobody", "failed"),
+    ]
+    runner.load(names, lambda: changes.append(runner.catalogue().models[0]))
+    (ready,) = changes
+    assert (ready.state, ready.methods, len(ready.labels)) == ("ready", ("gradcam",), 10)
+    job = make_job(pictures[0], "top1")
+    with pytest.raises(ModelNotLoaded):
+        runner.run([job])  # of another version
+    outcome = runner.run([replace(job, version=str(ready.version))])[0]
+    assert not isinstance(outcome, CamserveError)

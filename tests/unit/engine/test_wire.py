@@ -1,0 +1,106 @@
+"""What crosses the sockets comes out as it went in."""
+
+import asyncio
+import io
+
+import numpy as np
+import pytest
+
+from app.engine.wire import (
+    Frame,
+    Message,
+    pack,
+    pack_error,
+    pack_job,
+    pack_result,
+    receive,
+    receive_blocking,
+    unpack_error,
+    unpack_job,
+    unpack_result,
+)
+from app.errors import CamserveError, ModelNotLoaded
+from app.types import ClassMap, Job, JobResult
+
+
+def sent(frames: list[Frame]) -> Message:
+    return receive_blocking(io.BytesIO(b"".join(frames)))
+
+
+def test_a_job_arrives_as_it_was_sent() -> None:
+    pixels = np.arange(5 * 4 * 3, dtype=np.uint8).reshape(5, 4, 3)
+    job = Job(
+        model="m",
+        version="v",
+        pixels=pixels,
+        deadline=12.5,
+        classes=("top3", 7),
+        methods=("gradcam",),
+        layer="layer3",
+        alone=True,
+    )
+    header, frames = sent(pack_job(9, job))
+    arrived = unpack_job(header, frames)
+    assert header["id"] == 9
+    np.testing.assert_array_equal(arrived.pixels, pixels)
+    assert (arrived.classes, arrived.methods) == (("top3", 7), ("gradcam",))
+    assert (arrived.deadline, arrived.layer, arrived.alone) == (12.5, "layer3", True)
+
+
+def test_pixels_that_are_not_contiguous_arrive_in_order() -> None:
+    pixels = np.arange(60, dtype=np.uint8).reshape(5, 4, 3)[:, ::-1]
+    job = Job(model="m", version="v", pixels=pixels, deadline=0)
+    np.testing.assert_array_equal(unpack_job(*sent(pack_job(0, job))).pixels, pixels)
+
+
+def test_a_result_arrives_to_the_last_bit() -> None:
+    rng = np.random.default_rng(0)
+    maps = tuple(
+        ClassMap(index=i, method="gradcam", layer="l", values=rng.random((2, 3), np.float32))
+        for i in range(2)
+    )
+    logits, scores = rng.random((2, 10), np.float32)
+    result = JobResult(
+        logits=logits, scores=scores, maps=maps, timings={"forward": 1.5}, batch_rows=4
+    )
+    arrived = unpack_result(*sent(pack_result(1, result)))
+    np.testing.assert_array_equal(arrived.logits, logits)
+    np.testing.assert_array_equal(arrived.scores, scores)
+    assert arrived.timings == {"forward": 1.5}
+    assert arrived.batch_rows == 4
+    for before, after in zip(maps, arrived.maps, strict=True):
+        assert (after.index, after.method, after.layer) == (before.index, "gradcam", "l")
+        np.testing.assert_array_equal(after.values, before.values)
+
+
+def test_an_error_arrives_as_its_own_class() -> None:
+    header, _ = sent(pack_error(1, ModelNotLoaded("gone")))
+    error = unpack_error(header)
+    assert isinstance(error, ModelNotLoaded)
+    assert error.detail == "gone"
+
+
+def test_every_error_survives_the_journey() -> None:
+    def tree(cls: type[CamserveError]) -> list[type[CamserveError]]:
+        return [cls, *(found for sub in cls.__subclasses__() for found in tree(sub))]
+
+    for cls in tree(CamserveError):
+        assert type(unpack_error(sent(pack_error(0, cls("x")))[0])) is cls
+
+
+def test_both_readers_read_the_same() -> None:
+    data = b"".join(pack({"kind": "cancel", "id": 3}, [b"abc", memoryview(b"")]))
+
+    async def read() -> Message:
+        reader = asyncio.StreamReader()
+        reader.feed_data(data)
+        return await receive(reader)
+
+    assert asyncio.run(read()) == receive_blocking(io.BytesIO(data))
+
+
+@pytest.mark.parametrize("cut", [0, 2, 10, -1])
+def test_a_stream_cut_short_is_its_end(cut: int) -> None:
+    data = b"".join(pack({"kind": "x"}, [b"abcdef"]))
+    with pytest.raises(EOFError):
+        receive_blocking(io.BytesIO(data[:cut]))

@@ -1,0 +1,220 @@
+"""The worker's promise: every job it takes is settled, whatever happens."""
+
+import socket
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from threading import Event
+
+import numpy as np
+import pytest
+
+from app.engine.batching import BatchQueue, Outcome
+from app.engine.wire import (
+    Frame,
+    Message,
+    pack,
+    pack_job,
+    receive_blocking,
+    unpack_error,
+    unpack_result,
+)
+from app.engine.worker import Run, Worker, execute
+from app.errors import CamserveError, NonFiniteOutput
+from app.metrics import Metrics
+from app.types import Catalogue, Job, JobResult
+
+FOREVER = 1e12
+
+
+def make_job(value: int = 0) -> Job:
+    return Job(model="m", version="v", pixels=np.full((1, 1, 3), value, np.uint8), deadline=FOREVER)
+
+
+def make_result(job: Job) -> JobResult:
+    numbers = np.array([job.pixels[0, 0, 0]], np.float32)
+    return JobResult(logits=numbers, scores=numbers)
+
+
+def run_well(jobs: Sequence[Job]) -> list[Outcome]:
+    return [make_result(job) for job in jobs]
+
+
+def values(outcomes: list[Outcome]) -> list[float | str]:
+    return [
+        float(outcome.logits[0]) if isinstance(outcome, JobResult) else outcome.code
+        for outcome in outcomes
+    ]
+
+
+def test_a_poison_row_fails_alone() -> None:
+    def run(jobs: Sequence[Job]) -> list[Outcome]:
+        if any(job.pixels[0, 0, 0] == 2 for job in jobs):
+            raise RuntimeError("poison")
+        return run_well(jobs)
+
+    outcomes = execute(run, [make_job(value) for value in (1, 2, 3)])
+    assert values(outcomes) == [1.0, "internal_error", 3.0]
+
+
+def test_the_cause_of_a_failure_is_not_told_to_the_client() -> None:
+    def run(_jobs: Sequence[Job]) -> list[Outcome]:
+        raise RuntimeError("secret path")
+
+    (outcome,) = execute(run, [make_job()])
+    assert isinstance(outcome, CamserveError)
+    assert "secret" not in outcome.detail
+
+
+def test_an_error_of_ours_is_the_answer_for_all_rows() -> None:
+    def run(_jobs: Sequence[Job]) -> list[Outcome]:
+        raise NonFiniteOutput("no")
+
+    assert values(execute(run, [make_job()] * 2)) == ["non_finite_output"] * 2
+
+
+def test_a_wrong_number_of_outcomes_fails_every_row() -> None:
+    outcomes = execute(lambda jobs: run_well(jobs)[:1], [make_job()] * 2)
+    assert values(outcomes) == ["internal_error"] * 2
+
+
+class Client:
+    """The other end of a worker's socket."""
+
+    def __init__(self, path: Path) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(30)
+        self._socket.connect(str(path))
+        self._file = self._socket.makefile("rb")
+
+    def send(self, frames: list[Frame]) -> None:
+        self._socket.sendall(b"".join(frames))
+
+    def receive(self, kind: str) -> Message:
+        while True:
+            header, frames = receive_blocking(self._file)
+            if header["kind"] == kind:
+                return header, frames
+
+    def close(self) -> None:
+        self._file.close()
+        self._socket.close()
+
+
+class Start:
+    """Starts ``worker`` around a ``run``; a call returns a connected client."""
+
+    worker: Worker
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        self._queue = BatchQueue(max_batch_size=4)
+        self._clients: list[Client] = []
+
+    def __call__(self, run: Run) -> Client:
+        catalogue = Catalogue(device="cpu", torch="0", models=(), methods=())
+        self.worker = Worker(run, lambda: catalogue, self._queue, Metrics(lambda _line: None))
+        self.worker.start(self._listener)
+        self._clients.append(Client(self._path))
+        return self._clients[-1]
+
+    def close(self) -> None:
+        for client in self._clients:
+            client.close()
+        self._queue.close()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    starter = Start(tmp_path / "worker")
+    yield starter
+    starter.close()
+
+
+def test_a_worker_says_hello_with_its_catalogue(start: Start) -> None:
+    _, frames = start(run_well).receive("catalogue")
+    assert Catalogue.model_validate_json(frames[0]).device == "cpu"
+
+
+def test_a_worker_answers_each_job_under_its_own_id(start: Start) -> None:
+    client = start(run_well)
+    for job_id in (5, 6, 7):
+        client.send(pack_job(job_id, make_job(job_id)))
+    for _ in range(3):
+        header, frames = client.receive("result")
+        assert unpack_result(header, frames).logits[0] == header["id"]
+
+
+def test_a_worker_tells_how_long_a_job_waited(start: Start) -> None:
+    client = start(run_well)
+    client.send(pack_job(0, make_job()))
+    assert client.receive("result")[0]["timings"]["queue"] >= 0
+
+
+def test_a_failing_job_is_answered_and_the_next_one_served(start: Start) -> None:
+    def run(jobs: Sequence[Job]) -> list[Outcome]:
+        if jobs[0].pixels[0, 0, 0] == 1:
+            raise RuntimeError
+        return run_well(jobs)
+
+    client = start(run)
+    client.send(pack_job(0, make_job(1)))
+    assert unpack_error(client.receive("error")[0]).code == "internal_error"
+    client.send(pack_job(1, make_job(2)))
+    assert client.receive("result")[0]["id"] == 1
+
+
+def test_a_worker_says_which_jobs_the_device_takes_up(start: Start) -> None:
+    client = start(run_well)
+    client.send(pack_job(3, make_job()))
+    header, _ = client.receive("begin")
+    assert (header["ids"], header["rows"]) == ([3], 1)
+
+
+def test_a_worker_knows_that_its_device_is_stuck(start: Start) -> None:
+    running, go_on = Event(), Event()
+
+    def run(jobs: Sequence[Job]) -> list[Outcome]:
+        running.set()
+        go_on.wait(30)
+        return run_well(jobs)
+
+    client = start(run)
+    assert not start.worker.is_stuck(0)
+    client.send(pack_job(0, make_job()))
+    assert running.wait(30)
+    assert start.worker.is_stuck(0)
+    assert not start.worker.is_stuck(3600)
+    go_on.set()
+    client.receive("result")
+
+
+def test_a_cancelled_job_is_not_run_and_not_answered(start: Start) -> None:
+    first_runs, go_on, seen = Event(), Event(), list[int]()
+
+    def run(jobs: Sequence[Job]) -> list[Outcome]:
+        seen.extend(int(job.pixels[0, 0, 0]) for job in jobs)
+        first_runs.set()
+        go_on.wait(30)
+        return run_well(jobs)
+
+    client = start(run)
+    client.send(pack_job(1, make_job(1)))
+    assert first_runs.wait(30)
+    client.send(pack_job(2, make_job(2)))
+    client.send(pack({"kind": "cancel", "id": 2}))
+    client.send(pack_job(3, make_job(3)))
+    go_on.set()
+    assert [client.receive("result")[0]["id"] for _ in range(2)] == [1, 3]
+    assert seen == [1, 3]
+
+
+def test_jobs_of_a_client_that_hung_up_hurt_nobody(start: Start, tmp_path: Path) -> None:
+    client = start(run_well)
+    other = Client(tmp_path / "worker")
+    other.send(pack_job(0, make_job()))
+    other.close()
+    client.send(pack_job(1, make_job(1)))
+    assert client.receive("result")[0]["id"] == 1

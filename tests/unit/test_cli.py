@@ -1,0 +1,103 @@
+"""The command line: the same path without HTTP, and errors of one line."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from app.cli import main, settings_from
+from tests.pictures import make_upload
+from tests.server import TEST_MODELS
+
+
+@pytest.fixture(autouse=True)
+def with_test_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("APP_MODELS_DIR", str(TEST_MODELS))
+    monkeypatch.setenv("APP_MODELS", "tiny,wide")
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    (tmp_path / "photo.jpg").write_bytes(make_upload(150, 100))
+    return tmp_path / "photo.jpg"
+
+
+def assert_fails(capsys: pytest.CaptureFixture[str], arguments: list[str], *words: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    for word in words:
+        assert word in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("o.png", "PNG"), ("o.webp", "WEBP"), ("o.jpg", "JPEG")]
+)
+def test_explain_prints_scores_and_writes_an_overlay(
+    name: str, kind: str, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["explain", str(photo), "-o", str(tmp_path / name), "--top-k", "2"])
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "tiny (shufflenet_v2_x0_5)"
+    assert [line.count("%") for line in printed[1:3]] == [1, 1]
+    assert "gradcam of 'class" in printed[3]
+    with Image.open(tmp_path / name) as picture:
+        assert (picture.format, picture.size) == (kind, (150, 100))
+
+
+def test_explain_takes_the_options_of_the_api(
+    photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["explain", str(photo), "--model", "wide", "--classes", "1,class 2", "--view", "full"])
+    printed = capsys.readouterr().out
+    assert "wide (mobilenet_v3_small)" in printed
+    assert "'class 1' at features" in printed
+    assert "'class 2' at features" in printed
+
+
+def test_a_wrong_option_is_one_line_that_names_it(
+    photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert_fails(capsys, ["explain", str(photo), "--alpha", "2"], "alpha")
+    assert_fails(capsys, ["explain", str(photo), "--classes", "99"], "classes", "99")
+    assert_fails(capsys, ["explain", str(photo), "--model", "nobody"], "nobody")
+    assert_fails(capsys, ["explain", str(photo), "-o", "overlay.tiff"], "format")
+
+
+def test_a_wrong_picture_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert_fails(capsys, ["explain", str(tmp_path / "gone.jpg")], "gone.jpg")
+    (tmp_path / "text.jpg").write_text("hello")
+    assert_fails(capsys, ["explain", str(tmp_path / "text.jpg")], "JPEG, PNG")
+
+
+def test_several_maps_do_not_fit_one_file(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["explain", str(photo), "--classes", "top2", "-o", "overlay.png"]
+    assert_fails(capsys, arguments, "one class")
+
+
+def test_models_lists_the_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["models"])
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["tiny", "wide"]
+
+
+def test_flags_win_over_the_environment() -> None:
+    assert settings_from([]).models == ("tiny", "wide")
+    settings = settings_from(["--models", "wide,tiny", "--max-wait-ms", "3"])
+    assert settings.models == ("wide", "tiny")
+    assert settings.start_model == "wide"
+    assert settings.max_wait_ms == 3
+
+
+def test_a_wrong_setting_is_one_line_with_its_variable(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("APP_MODELS", " , ")
+    assert_fails(capsys, ["models"], "APP_MODELS")
+
+
+def test_the_version_can_be_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out.strip()

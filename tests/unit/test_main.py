@@ -1,0 +1,100 @@
+"""Putting the processes together: devices, ports, logs, metrics."""
+
+import json
+import logging
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from app.errors import SetupError
+from app.logs import request_id, set_up_logs
+from app.main import find_devices, listen
+from app.metrics import Metrics, MetricsRegistry
+
+
+def test_devices_that_are_named_are_taken_as_they_are() -> None:
+    assert find_devices(("cpu", "cpu")) == ["cpu", "cpu"]
+
+
+def test_auto_is_a_worker_for_each_visible_gpu_or_one_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    assert find_devices(("auto",)) == ["cuda:0", "cuda:1"]
+    for hidden in ("", "-1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        assert find_devices(("auto",)) == ["cpu"]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr(Path, "glob", lambda _self, _pattern: iter([Path("/dev/nvidia0")]))
+    assert find_devices(("auto",)) == ["cuda:0"]
+
+
+def test_a_free_port_is_bound_and_a_taken_one_is_named() -> None:
+    with listen("127.0.0.1", 0) as listener:
+        port = listener.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)):
+            pass
+        with pytest.raises(SetupError, match=str(port)):
+            listen("127.0.0.1", port)
+
+
+def test_an_http_process_can_be_put_together_without_torch() -> None:
+    code = (
+        "import sys, app.main, app.api.application, app.api.server, app.engine.client;"
+        "loaded = {'torch', 'torchvision'} & set(sys.modules); assert not loaded, loaded"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_the_parent_can_be_put_together_without_torch_and_pillow() -> None:
+    code = (
+        "import sys, app.main, app.api.limits, app.backbones.manifest, app.engine.pool;"
+        "loaded = {'torch', 'torchvision', 'PIL'} & set(sys.modules); assert not loaded, loaded"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_log_lines_carry_the_id_of_their_request(
+    log_format: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    token = request_id.set("r-1")
+    try:
+        set_up_logs(log_format, "http-0")
+        logging.getLogger("x").error("said", exc_info=ValueError("why"))
+        line = capfd.readouterr().err
+    finally:
+        request_id.reset(token)
+        root.handlers[:] = handlers
+        root.setLevel(level)
+    assert "r-1" in line
+    assert "said" in line
+    assert "ValueError: why" in line
+    if log_format == "json":
+        assert json.loads(line)["request_id"] == "r-1"
+
+
+def test_events_of_other_processes_reach_the_page() -> None:
+    registry = MetricsRegistry()
+
+    def to_parent(line: dict[str, object]) -> None:
+        events = json.loads(json.dumps(line))["events"]
+        for name, value, labels in events:
+            registry.add(name, value, labels)
+
+    metrics = Metrics(to_parent)
+    metrics.add(
+        ("requests", 1, {"route": "/x", "status": "200"}),
+        ("request_seconds", 0.02, {"route": "/x"}),
+        ("in_flight", 3, {"process": "http-0"}),
+    )
+    metrics.add(("in_flight", 2, {"process": "http-0"}))
+    page = registry.page()
+    assert 'camserve_requests_total{route="/x",status="200"} 1.0' in page
+    assert 'camserve_request_seconds_bucket{le="0.025",route="/x"} 1.0' in page
+    assert 'camserve_in_flight{process="http-0"} 2.0' in page

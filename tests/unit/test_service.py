@@ -1,0 +1,124 @@
+"""The use case: decode, submit, render."""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
+from io import BytesIO
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from app.errors import DeadlineExceeded, NoWorker, TooManyPixels
+from app.options import ExplainOptions, PredictOptions
+from app.service import RequestLimits, Service
+from app.types import Answer, Box
+from tests.fakes import FakeEngine
+from tests.pictures import encode, make_picture, make_upload
+
+THREADS = ThreadPoolExecutor(2)
+
+
+def make_service(engine: FakeEngine, deadline_s: float = 60) -> Service:
+    limits = RequestLimits(max_pixels=4_000_000, max_maps=8, deadline_s=deadline_s)
+    return Service(engine, THREADS, limits, "colours")
+
+
+def answer(upload: bytes, options: PredictOptions, engine: FakeEngine | None = None) -> Answer:
+    return asyncio.run(make_service(engine or FakeEngine()).answer(upload, options))
+
+
+def test_a_prediction_has_scores_in_order_and_no_maps() -> None:
+    predicted = answer(make_upload(), PredictOptions())
+    scores = [prediction.score for prediction in predicted.predictions]
+    assert scores == sorted(scores, reverse=True)
+    assert sum(scores) == pytest.approx(1)
+    assert predicted.explanations == ()
+    assert "render" not in predicted.timings
+
+
+def test_every_stage_is_timed_and_the_total_covers_them() -> None:
+    timings = answer(make_upload(), ExplainOptions()).timings
+    assert {"decode", "queue", "forward", "render", "total"} <= timings.keys()
+    assert timings["total"] >= timings["decode"] + timings["render"]
+
+
+def test_the_crop_is_told_in_pixels_of_the_upload() -> None:
+    assert answer(make_upload(300, 200), PredictOptions()).image.crop == Box(50, 0, 250, 200)
+    assert answer(make_upload(300, 200), PredictOptions(view="full")).image.crop == Box(
+        0, 0, 300, 200
+    )
+
+
+@pytest.mark.parametrize("size", [100, 640, 1500])
+def test_scores_do_not_depend_on_what_is_shown_and_what_is_shown_is_sharp(size: int) -> None:
+    picture = make_picture(1600, 1200)
+    picture.putpixel((0, 0), (255, 255, 255))
+    upload = encode(picture)
+    predicted = answer(upload, PredictOptions())
+    options = ExplainOptions(output=("overlay",), size=size, alpha=0)
+    explained = answer(upload, options)
+    assert explained.predictions == predicted.predictions
+    overlay = explained.explanations[0].overlay
+    assert overlay is not None
+    assert (overlay.width, overlay.height) == (size, size * 3 // 4)
+    with Image.open(BytesIO(overlay.data)) as shown, Image.open(BytesIO(upload)) as sent:
+        resized = sent.convert("RGB").resize(shown.size, Image.Resampling.BILINEAR)
+        difference = np.abs(np.asarray(shown, np.int16) - np.asarray(resized, np.int16))
+    assert difference.mean() < 2
+
+
+def test_the_deadline_covers_every_stage() -> None:
+    async def run() -> None:
+        engine = FakeEngine(gate=asyncio.Event())
+        task = asyncio.create_task(
+            make_service(engine).answer(make_upload(), PredictOptions(deadline_ms=50))
+        )
+        with pytest.raises(DeadlineExceeded, match=r"0\.05 s"):
+            await task
+        assert len(engine.cancelled) == len(engine.jobs)
+
+    asyncio.run(run())
+
+
+def test_a_callers_deadline_cannot_be_longer_than_the_servers() -> None:
+    async def run() -> None:
+        engine = FakeEngine(gate=asyncio.Event())
+        with pytest.raises(DeadlineExceeded):
+            await make_service(engine, deadline_s=0.05).answer(
+                make_upload(), PredictOptions(deadline_ms=3_600_000)
+            )
+
+    asyncio.run(run())
+
+
+def test_limits_hold_before_the_engine_sees_anything() -> None:
+    engine = FakeEngine()
+    with pytest.raises(TooManyPixels):
+        answer(make_upload(2100, 2000), PredictOptions(), engine)
+    assert engine.jobs == []
+
+
+def test_without_a_worker_nothing_is_decoded() -> None:
+    with pytest.raises(NoWorker):
+        answer(b"not a picture", PredictOptions(), FakeEngine(known=[]))
+
+
+def test_a_thread_knows_the_request_that_it_works_for() -> None:
+    variable: ContextVar[str] = ContextVar("variable")
+
+    async def run() -> str:
+        variable.set("mine")
+        return await make_service(FakeEngine()).in_thread(variable.get)
+
+    assert asyncio.run(run()) == "mine"
+
+
+def test_a_map_without_positive_evidence_has_a_blank_picture_and_says_so() -> None:
+    black = encode(Image.new("RGB", (64, 64)), "PNG")
+    (explanation,) = answer(black, ExplainOptions(classes=(0,))).explanations
+    assert explanation.flags == ("no_positive_evidence",)
+    assert explanation.raw.max() < 0
+    assert explanation.heatmap is not None
+    with Image.open(BytesIO(explanation.heatmap.data)) as picture:
+        assert set(picture.convert("RGBA").getchannel("A").tobytes()) == {0}
