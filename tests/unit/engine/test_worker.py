@@ -3,12 +3,13 @@
 import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from queue import Queue
 from threading import Event
 
 import numpy as np
 import pytest
 
-from app.engine.batching import BatchQueue, Outcome
+from app.engine.batching import BatchQueue, Entry, Outcome
 from app.engine.wire import (
     Frame,
     Message,
@@ -100,6 +101,22 @@ class Client:
         self._socket.close()
 
 
+class WatchedQueue(BatchQueue):
+    """Lets a test wait until a job has been read from its connection, and all before it."""
+
+    def __init__(self) -> None:
+        super().__init__(max_batch_size=4)
+        self.arrivals: Queue[int] = Queue()
+
+    def put(self, entry: Entry) -> None:
+        super().put(entry)
+        self.arrivals.put(entry.job_id)
+
+    def await_arrival(self, job_id: int) -> None:
+        while self.arrivals.get(timeout=30) != job_id:
+            pass
+
+
 class Start:
     """Starts ``worker`` around a ``run``; a call returns a connected client."""
 
@@ -110,12 +127,12 @@ class Start:
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
         self._listener.listen()
-        self._queue = BatchQueue(max_batch_size=4)
+        self.queue = WatchedQueue()
         self._clients: list[Client] = []
 
     def __call__(self, run: Run) -> Client:
         catalogue = Catalogue(device="cpu", torch="0", models=(), methods=())
-        self.worker = Worker(run, lambda: catalogue, self._queue, Metrics(lambda _line: None))
+        self.worker = Worker(run, lambda: catalogue, self.queue, Metrics(lambda _line: None))
         self.worker.start(self._listener)
         self._clients.append(Client(self._path))
         return self._clients[-1]
@@ -123,7 +140,7 @@ class Start:
     def close(self) -> None:
         for client in self._clients:
             client.close()
-        self._queue.close()
+        self.queue.close()
 
 
 @pytest.fixture
@@ -206,6 +223,7 @@ def test_a_cancelled_job_is_not_run_and_not_answered(start: Start) -> None:
     client.send(pack_job(2, make_job(2)))
     client.send(pack({"kind": "cancel", "id": 2}))
     client.send(pack_job(3, make_job(3)))
+    start.queue.await_arrival(3)  # the connection is read in order: 2 is cancelled by then
     go_on.set()
     assert [client.receive("result")[0]["id"] for _ in range(2)] == [1, 3]
     assert seen == [1, 3]
