@@ -19,11 +19,15 @@ _BEST_FIRST = ("ready", "loading", "failed", "unloaded")
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What the worker is asked to explain: indices and ``topK``, methods, and a layer."""
+    """What the worker is asked to explain: indices and ``topK``, methods, and a layer.
+
+    ``maps`` is how many maps that makes.
+    """
 
     classes: tuple[int | str, ...] = ()
     methods: tuple[str, ...] = ()
     layer: str | None = None
+    maps: int = 0
 
 
 class Models:
@@ -87,7 +91,7 @@ class Models:
         """
         if not isinstance(options, ExplainOptions):
             return Plan()
-        _check_layer(options.layer, model)
+        layer = _find_layer(options.layer, model)
         _check_methods(options.method, model)
         classes = tuple(_resolve(entry, model) for entry in options.classes)
         if len(set(classes)) < len(classes):
@@ -95,15 +99,18 @@ class Models:
         maps = len(options.method) * sum(_count(entry, model) for entry in classes)
         if maps > max_maps:
             raise _invalid("classes", f"asks for {maps} maps; the limit is {max_maps}")
-        # The model's own layer may be named or not: both share a batch.
-        layer = None if options.layer == model.layer else options.layer
-        return Plan(classes=classes, methods=options.method, layer=layer)
+        return Plan(classes=classes, methods=options.method, layer=layer, maps=maps)
 
 
-def _check_layer(layer: str | None, model: ModelInfo) -> None:
-    if layer is not None and layer not in {known.name for known in model.layers}:
+def _find_layer(layer: str | None, model: ModelInfo) -> str | None:
+    """The layer's own name; None for the model's own layer, named or not: both share a batch."""
+    if layer is None:
+        return None
+    found = [known.name for known in model.layers if layer in {known.name, *known.aliases}]
+    if not found:
         raise _invalid("layer", f"{model.name} has no layer {layer!r} that holds a map;"
                        f" see /api/v1/models/{model.name}")  # fmt: skip
+    return None if found[0] == model.layer else found[0]
 
 
 def _check_methods(methods: Iterable[str], model: ModelInfo) -> None:

@@ -84,7 +84,10 @@ def _write(answer: Answer, file: Path) -> None:
     overlays = [e.overlay for e in answer.explanations if e.overlay]
     if len(overlays) != 1:
         raise SetupError(f"{len(overlays)} maps do not fit one file: ask for one class, or no -o")
-    file.write_bytes(overlays[0].data)
+    try:
+        file.write_bytes(overlays[0].data)
+    except OSError as exc:
+        raise SetupError(f"{file}: {exc.strerror}") from exc
     print(f"{file}: {overlays[0].width}x{overlays[0].height}")
 
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_HEAR_S = 1.0
+
 
 def serve(settings: Settings) -> None:
     """The parent: run the service until a signal ends it.
@@ -77,10 +79,11 @@ async def http_process(end: socket.socket) -> None:
     set_up_logs(settings.log_format, start["name"])
     metrics = Metrics(control.send)
     engine = EngineClient(
-        settings.max_queue,
         on_change=lambda n: metrics.add(("in_flight", n, {"process": start["name"]})),
     )
-    server = HttpServer(control.send, settings.grace_s)
+    engine.use(start["endpoints"])
+    await engine.heard(_HEAR_S)  # connections may wait already: they need to know the models
+    server = HttpServer(control.send, settings.grace_s, draining=start["draining"])
     api = create_app(
         make_service(engine, settings),
         metrics,
@@ -89,12 +92,13 @@ async def http_process(end: socket.socket) -> None:
         scrape=server.scrape,
     )
     serving = asyncio.create_task(server.serve(api, socket.socket(fileno=start["listener"])))
+    control.send({"kind": "serving"})
     serving.add_done_callback(lambda _: control.close())  # then ``lines`` ends too
     async for line in lines:
         if line["kind"] == "stop":
             break
         if line["kind"] == "workers":
-            await engine.use(line["endpoints"])
+            engine.use(line["endpoints"])
         else:
             server.take(line)
     server.stop()
@@ -121,12 +125,16 @@ def make_service(engine: "Engine", settings: Settings) -> "Service":
     """The use case over an engine, with as many threads for pictures as there are cores."""
     from concurrent.futures import ThreadPoolExecutor
 
+    from app.admission import Admission
     from app.service import RequestLimits, Service
 
     return Service(
         engine,
         ThreadPoolExecutor(os.cpu_count(), "pictures"),
-        RequestLimits(settings.max_pixels, settings.max_maps, settings.deadline_s),
+        RequestLimits(
+            settings.max_pixels, settings.max_maps, settings.max_picture_pixels, settings.deadline_s
+        ),
+        Admission(settings.max_queue),
         settings.start_model,
     )
 

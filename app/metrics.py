@@ -66,6 +66,15 @@ class MetricsRegistry:
         else:
             metric.set(value)
 
+    def forget(self, process: str) -> None:
+        """Set what a process had reported of itself to 0: it has ended."""
+        for gauge in self._metrics.values():
+            if isinstance(gauge, Gauge):
+                samples = [sample for family in gauge.collect() for sample in family.samples]
+                for sample in samples:
+                    if sample.labels["process"] == process:
+                        gauge.labels(**sample.labels).set(0)
+
     def page(self) -> str:
         """The text that ``GET /metrics`` answers."""
         return generate_latest(self.registry).decode()

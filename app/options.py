@@ -89,6 +89,11 @@ class PredictOptions(BaseModel):
         """How large the upload itself is needed for the answer; 0 where it is not."""
         return 0
 
+    @property
+    def pictures(self) -> int:
+        """How many pictures each map becomes."""
+        return 0
+
     def seconds(self, limit: float) -> float:
         """The time this request may take."""
         return limit if self.deadline_ms is None else min(limit, self.deadline_ms / 1e3)
@@ -135,6 +140,10 @@ class ExplainOptions(PredictOptions):
     @property
     def picture_side(self) -> int:
         return self.size if "overlay" in self.output else 0
+
+    @property
+    def pictures(self) -> int:
+        return len({"heatmap", "overlay"}.intersection(self.output))
 
     @property
     def asks_for_several(self) -> bool:

@@ -12,8 +12,9 @@ from typing import ParamSpec, Protocol, TypeVar
 
 import numpy as np
 
-from app.catalogue import Models
-from app.errors import DeadlineExceeded
+from app.admission import Admission
+from app.catalogue import Models, Plan
+from app.errors import DeadlineExceeded, InvalidOption
 from app.imaging import geometry, render
 from app.imaging.decode import Decoded, decode
 from app.imaging.normalize import normalize
@@ -34,6 +35,8 @@ from app.types import (
     Preprocess,
 )
 
+_GRID_SIDE = 56  # a finer grid would be many kilobytes of text
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -52,6 +55,7 @@ class RequestLimits:
 
     max_pixels: int
     max_maps: int
+    max_picture_pixels: int
     deadline_s: float
 
 
@@ -62,14 +66,21 @@ class Service:
         engine: runs the models.
         threads: decode and render run here; they never call torch.
         limits: of one request.
+        admission: of one request more.
         default_model: of a request that names none.
     """
 
     def __init__(
-        self, engine: Engine, threads: Executor, limits: RequestLimits, default_model: str
+        self,
+        engine: Engine,
+        threads: Executor,
+        limits: RequestLimits,
+        admission: Admission,
+        default_model: str,
     ) -> None:
         self._engine = engine
         self._threads = threads
+        self._admission = admission
         self.limits = limits
         self.default_model = default_model
 
@@ -77,24 +88,28 @@ class Service:
         """All models that the workers know, as they are now."""
         return Models(self._engine.catalogues())
 
-    async def answer(self, upload: bytes, options: PredictOptions) -> Answer:
+    async def answer(
+        self, upload: bytes, options: PredictOptions, began: float | None = None
+    ) -> Answer:
         """The scores; for ``ExplainOptions`` also a map for each method and class.
 
+        Args:
+            upload: the picture's file.
+            options: of the request.
+            began: when its time began to run, in ``time.monotonic()``; now, where that is None.
+
         Raises:
-            CamserveError: the picture or an option is unusable, the deadline passed, or no worker
-                can do it now.
+            CamserveError: the picture or an option is unusable, the deadline passed, too many
+                requests are in progress, or no worker can do it now.
         """
         seconds = options.seconds(self.limits.deadline_s)
-        try:
-            async with asyncio.timeout(seconds):
-                return await self._answer(upload, options, time.monotonic() + seconds)
-        except TimeoutError as exc:
-            raise DeadlineExceeded(f"There was no answer within {seconds:g} s.") from exc
-
-    async def in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run what would hold up the event loop."""
-        call = partial(copy_context().run, partial(function, *args, **kwargs))
-        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+        deadline = (time.monotonic() if began is None else began) + seconds
+        with self._admission():
+            try:
+                async with asyncio.timeout(deadline - time.monotonic()):
+                    return await self._answer(upload, options, deadline)
+            except TimeoutError as exc:
+                raise DeadlineExceeded(f"There was no answer within {seconds:g} s.") from exc
 
     async def _answer(self, upload: bytes, options: PredictOptions, deadline: float) -> Answer:
         models = self.models()
@@ -102,31 +117,26 @@ class Service:
         plan = models.plan(model, options, self.limits.max_maps)
         watch = Stopwatch()
         with watch("decode"):
-            read = await self.in_thread(_read, upload, model, options, self.limits.max_pixels)
-        job = Job(
-            model=model.name,
-            version=str(model.version),
-            pixels=read.pixels,
-            deadline=deadline,
-            classes=plan.classes,
-            methods=plan.methods,
-            layer=plan.layer,
-        )
-        result = await self._engine.submit(job)
+            read = await self._in_thread(_read, upload, model, options, plan, self.limits)
+        result = await self._engine.submit(_job(model, plan, read, deadline))
         watch.take(result.timings)
-        explanations: tuple[Explanation, ...] = ()
+        explanations: list[Explanation] = []
         if isinstance(options, ExplainOptions):
             draw = partial(_draw, read, model.labels, models.methods, options)
-            with watch("render"):
-                explanations = await self.in_thread(lambda: tuple(map(draw, result.maps)))
+            with watch("render"):  # one by one, so that a caller who has gone costs no more
+                explanations = [await self._in_thread(draw, found) for found in result.maps]
         return Answer(
             model=model,
             image=read.info,
             predictions=_best(result, model.labels, options.top_k),
-            explanations=explanations,
+            explanations=tuple(explanations),
             torch=models.torch,
             timings=watch.total(),
         )
+
+    async def _in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        call = partial(copy_context().run, partial(function, *args, **kwargs))
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
 
 
 class Stopwatch:
@@ -160,19 +170,46 @@ class _Read:
     info: ImageInfo
 
 
-def _read(upload: bytes, model: ModelInfo, options: PredictOptions, max_pixels: int) -> _Read:
+def _job(model: ModelInfo, plan: Plan, read: _Read, deadline: float) -> Job:
+    return Job(
+        model=model.name,
+        version=str(model.version),
+        pixels=read.pixels,
+        deadline=deadline,
+        classes=plan.classes,
+        methods=plan.methods,
+        layer=plan.layer,
+    )
+
+
+def _read(
+    upload: bytes, model: ModelInfo, options: PredictOptions, plan: Plan, limits: RequestLimits
+) -> _Read:
     spec = model.preprocess
     assert isinstance(spec, Preprocess)  # noqa: S101 - a ready model has one
-    view, side = options.view, options.picture_side
+    view, side, max_pixels = options.view, options.picture_side, limits.max_pixels
     decoded = decode(upload, max_pixels=max_pixels, needed=lambda w, h: needed(w, h, spec, view))
     pixels, box = preprocess(decoded, spec, view)
     info = ImageInfo(decoded.width, decoded.height, decoded.format, decoded.orientation, box)
+    if isinstance(options, ExplainOptions):
+        _check_pictures(info, options, plan.maps * options.pictures, limits.max_picture_pixels)
     if max(decoded.image.size) < min(side, max(info.width, info.height)):
         # Too small to be shown. Scores must not depend on what is shown, so it is decoded again.
         decoded = decode(
             upload, max_pixels=max_pixels, needed=lambda w, h: geometry.fit(w, h, side)
         )
     return _Read(decoded, pixels, info)
+
+
+def _check_pictures(info: ImageInfo, options: ExplainOptions, pictures: int, limit: int) -> None:
+    width, height = geometry.fit(info.width, info.height, options.size)
+    if pictures * width * height > limit:
+        detail = f"{pictures} pictures of {width}x{height} are over {limit} pixels; ask for less"
+        raise InvalidOption(
+            f"size: {detail}.",
+            fields=[("size", detail)],
+            extra={"limits": {"max_picture_pixels": limit}},
+        )
 
 
 def _draw(
@@ -194,6 +231,7 @@ def _draw(
         method=class_map.method,
         layer=class_map.layer,
         raw=class_map.values,
+        grid=geometry.shrink(class_map.values, _GRID_SIDE),
         with_raw="raw" in wanted,
         flags=flags,
         heatmap=render.heatmap(laid, style) if "heatmap" in wanted else None,

@@ -32,8 +32,13 @@ class Settings(BaseSettings):
     max_wait_ms: float = Field(
         0, ge=0, le=1000, description="wait for company before a batch starts"
     )
-    max_queue: int = Field(256, ge=1, description="requests in flight per http process; above: 429")
+    max_queue: int = Field(
+        256, ge=1, description="requests in progress per http process; above: 429"
+    )
     max_maps: int = Field(16, ge=1, le=1000, description="maps that one request may ask for")
+    max_picture_pixels: int = Field(
+        50_000_000, ge=1, description="pixels of all pictures that one request may ask for"
+    )
     deadline_s: float = Field(
         10, gt=0, description="a request is answered within this, or gets 504"
     )

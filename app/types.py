@@ -44,10 +44,14 @@ class MethodInfo(Frozen):
 
 
 class LayerInfo(Frozen):
-    """A place where a model can be explained; ``grid`` is the map's ``(h, w)``."""
+    """A place where a model can be explained; ``grid`` is the map's ``(h, w)``.
+
+    ``aliases`` are other module paths to the same value.
+    """
 
     name: str
     grid: tuple[int, int]
+    aliases: tuple[str, ...] = ()
 
 
 class ModelInfo(Frozen):
@@ -158,13 +162,17 @@ class ImageInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """One map and its pictures; what was not asked for is None. ``raw`` is the signed map."""
+    """One map and its pictures; what was not asked for is None.
+
+    ``raw`` is the signed map; ``grid`` the same, averaged where it is too fine to be told as text.
+    """
 
     index: int
     label: str
     method: str
     layer: str
     raw: Map
+    grid: Map
     flags: tuple[str, ...]
     with_raw: bool = False
     heatmap: Picture | None = None

@@ -45,7 +45,10 @@ def ready_model(
         labels=labels,
         preprocess=_PREPROCESS,
         layer="deep",
-        layers=(LayerInfo(name="deep", grid=(4, 4)), LayerInfo(name="shallow", grid=(8, 8))),
+        layers=(
+            LayerInfo(name="deep", grid=(4, 4), aliases=("deep.1",)),
+            LayerInfo(name="shallow", grid=(8, 8)),
+        ),
         methods=methods,
     )
 

@@ -6,14 +6,13 @@ from pathlib import Path
 
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 import app
 from app.api.documentation import Documented
 from app.api.errors import on_camserve_error, on_http_exception
 from app.api.health import health_router
-from app.api.limits import Bounded, Guarded, HeadAsGet, Identified, Keyed
+from app.api.limits import Bounded, Cors, Guarded, HeadAsGet, Identified, Keyed
 from app.api.native import NativeApi
 from app.api.site import add_site
 from app.errors import CamserveError
@@ -69,7 +68,7 @@ def _middlewares(metrics: Metrics, settings: ApiSettings) -> list[Middleware]:
     return [
         Middleware(Identified, metrics),
         Middleware(
-            CORSMiddleware,
+            Cors,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "HEAD", "POST"],
             allow_headers=["*"],

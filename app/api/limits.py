@@ -11,14 +11,18 @@ import re
 import time
 import uuid
 from collections.abc import Sequence
+from http import HTTPStatus
 from pathlib import Path
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import problem
 from app.errors import (
+    BadRequest,
     BodyTooLarge,
     BodyTooSlow,
     CamserveError,
@@ -111,6 +115,20 @@ def _public(exc: Exception) -> CamserveError:
     return CamserveError("Something unexpected happened; the log of the server says what.")
 
 
+class Cors(CORSMiddleware):
+    """Starlette's, with our shape of error where it refuses a preflight."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        """The answer to a browser that asks whether it may ask."""
+        response = super().preflight_response(request_headers)
+        if response.status_code == HTTPStatus.OK:
+            return response
+        refusal = problem(BadRequest(f"{bytes(response.body).decode()}; see APP_CORS_ORIGINS."))
+        fixed = {"content-type", "content-length"}
+        refusal.headers.update({n: v for n, v in response.headers.items() if n not in fixed})
+        return refusal
+
+
 class HeadAsGet:
     """Answers HEAD wherever GET is answered, as HTTP asks and load balancers do."""
 
@@ -138,7 +156,7 @@ class Bounded:
     Args:
         app: what is behind it.
         max_body_bytes: of an image; JSON may have a third more, for its base64.
-        receive_timeout_s: from the first byte of a request to its last.
+        receive_timeout_s: from the end of a request's head to its last byte.
     """
 
     def __init__(self, app: ASGIApp, max_body_bytes: int, receive_timeout_s: float) -> None:

@@ -1,6 +1,7 @@
 """camserve's own API: ``/api/v1``."""
 
 import asyncio
+import time
 from collections.abc import Coroutine, Mapping
 from functools import partial
 from typing import Any
@@ -60,20 +61,20 @@ class NativeApi:
     async def predict(self, request: Request) -> Response:
         """Class scores alone."""
         negotiate(_accept(request), (JSON,))
-        image, options = await self._receive(request, PredictOptions)
-        answer = await _while_connected(request, self._service.answer(image, options))
+        image, options, began = await self._receive(request, PredictOptions)
+        answer = await _while_connected(request, self._service.answer(image, options, began))
         return _gone() if answer is None else await self._json(answer, explained=False)
 
     async def explain(self, request: Request) -> Response:
         """Class scores, and heatmaps of what they rest on, in one pass."""
         media_type = negotiate(_accept(request), (JSON, *PICTURES))
         bare = media_type != JSON
-        image, options = await self._receive(
+        image, options, began = await self._receive(
             request, ExplainOptions, {"output": "overlay"} if bare else {}
         )
         if bare:
             options = _only_the_overlay(options, media_type)
-        answer = await _while_connected(request, self._service.answer(image, options))
+        answer = await _while_connected(request, self._service.answer(image, options, began))
         if answer is None:
             return _gone()
         return self._overlay(answer) if bare else await self._json(answer, explained=True)
@@ -98,24 +99,28 @@ class NativeApi:
             max_body_bytes=self._max_body_bytes,
             max_pixels=limits.max_pixels,
             max_maps=limits.max_maps,
+            max_picture_pixels=limits.max_picture_pixels,
             deadline_ms=round(limits.deadline_s * 1e3),
             formats=list(FORMATS),
         )
 
     async def _receive(
         self, request: Request, model: type[Options], defaults: Mapping[str, Any] | None = None
-    ) -> tuple[bytes, Options]:
+    ) -> tuple[bytes, Options, float]:
+        """The image, its options, and when its last byte was there."""
         check_encoding(request.headers.get("content-encoding", "identity"))
         content_type = request.headers.get("content-type", "")
         body = await request.body()
-        upload = await self._service.in_thread(parse_body, content_type, body)
+        began = time.monotonic()
+        # Not in the threads that decode: a queue in front of those must not hold this up.
+        upload = await asyncio.to_thread(parse_body, content_type, body)
         check_size(upload.image, self._max_body_bytes)
         query = request.query_params.multi_items()
-        return upload.image, parse_options(model, query, upload.options, defaults)
+        return upload.image, parse_options(model, query, upload.options, defaults), began
 
     async def _json(self, answer: Answer, *, explained: bool) -> Response:
         write = partial(answer_json, answer, request_id.get(), explained=explained)
-        content = await self._service.in_thread(write) if _bulk(answer) > _BULKY else write()
+        content = await asyncio.to_thread(write) if _bulk(answer) > _BULKY else write()
         return Response(content, headers=self._headers(answer), media_type=JSON)
 
     def _overlay(self, answer: Answer) -> Response:
@@ -168,5 +173,5 @@ def _only_the_overlay(options: ExplainOptions, media_type: str) -> ExplainOption
 def _bulk(answer: Answer) -> int:
     """Bytes that have to be written as text."""
     pictures = [picture for e in answer.explanations for picture in (e.heatmap, e.overlay)]
-    grids = sum(e.raw.nbytes for e in answer.explanations)
-    return grids * 8 + sum(len(picture.data) for picture in pictures if picture)
+    grids = sum(e.grid.nbytes * 8 + e.raw.nbytes for e in answer.explanations)
+    return grids + sum(len(picture.data) for picture in pictures if picture)

@@ -37,8 +37,11 @@ class Grid(BaseModel):
     values: list[list[float]] = Field(
         description="The raw map: signed, before any ReLU; row-major."
     )
-    min: float
+    min: float = Field(description="Of the map in its native shape, as max.")
     max: float
+    native_shape: tuple[int, int] | None = Field(
+        None, description="Of a map finer than 56x56: values are averages of its areas."
+    )
 
 
 class EncodedPicture(BaseModel):
@@ -119,6 +122,7 @@ class LimitsResponse(BaseModel):
     max_body_bytes: int
     max_pixels: int
     max_maps: int
+    max_picture_pixels: int
     deadline_ms: int
     formats: list[str]
 
@@ -186,7 +190,7 @@ def _explanation(e: Explanation) -> ExplanationOut:
         label=e.label,
         method=e.method,
         layer=e.layer,
-        grid=_grid(e.raw),
+        grid=_grid(e.grid, e.raw),
         heatmap=_picture(e.heatmap),
         overlay=_picture(e.overlay),
         raw=_raw(e.raw) if e.with_raw else None,
@@ -194,12 +198,13 @@ def _explanation(e: Explanation) -> ExplanationOut:
     )
 
 
-def _grid(values: Map) -> Grid:
+def _grid(values: Map, raw: Map) -> Grid:
     return Grid(
         shape=(values.shape[0], values.shape[1]),
         values=values.tolist(),
-        min=float(values.min()),
-        max=float(values.max()),
+        min=float(raw.min()),
+        max=float(raw.max()),
+        native_shape=None if raw.shape == values.shape else (raw.shape[0], raw.shape[1]),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp
 
+from app.api.protocol import Protocol
 from app.errors import Draining
 
 _KEEP_ALIVE_S = 75  # longer than a load balancer's idle time, so that it never loses that race
@@ -21,10 +22,13 @@ class HttpServer:
     Args:
         send: a line to the parent.
         grace_s: for the requests in flight, once it is told to stop.
+        draining: whether the service is about to end already.
     """
 
-    def __init__(self, send: Callable[[dict[str, Any]], None], grace_s: float) -> None:
-        self.draining = False
+    def __init__(
+        self, send: Callable[[dict[str, Any]], None], grace_s: float, *, draining: bool = False
+    ) -> None:
+        self.draining = draining
         self._stopped = False
         self._send = send
         self._grace_s = grace_s
@@ -36,6 +40,7 @@ class HttpServer:
         """Serve until ``stop``."""
         config = uvicorn.Config(
             api,
+            http=Protocol,
             access_log=False,
             log_config=None,
             lifespan="off",

@@ -13,6 +13,7 @@ import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from threading import Lock
 from typing import Any
 
 import torch
@@ -23,6 +24,9 @@ from app.errors import ModelCheckFailed
 _POOLINGS = (
     nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.AvgPool2d, nn.MaxPool2d, nn.Dropout, nn.Identity,
 )  # fmt: skip
+# While fx traces one model, it replaces nn.Module.__call__ in the whole process: no other may run.
+TRACING = Lock()
+
 _MAX_PREFIX_TOKENS = 16
 _LIVE_SHARE = 0.5  # of the cells must have a gradient
 
@@ -81,6 +85,12 @@ class Cutter:
     def layers(self) -> dict[str, Grid]:
         """Every place that can be asked for, in the order of the computation."""
         return {self._name(node): grid for node, grid in self._grids.items()}
+
+    def aliases(self, layer: str) -> tuple[str, ...]:
+        """Other module paths to the same value: a block is where its last part is."""
+        node = self._find(layer)
+        return tuple(path for path, output in self._outputs.items()
+                     if output is node and path not in {layer, ""})  # fmt: skip
 
     @cached_property
     def default(self) -> str:
@@ -151,7 +161,8 @@ class _Tracer(fx.Tracer):
 def _trace(model: nn.Module) -> tuple[fx.Graph, dict[str, fx.Node]]:
     tracer = _Tracer()
     try:
-        return tracer.trace(model), tracer.outputs
+        with TRACING:
+            return tracer.trace(model), tracer.outputs
     except (fx.proxy.TraceError, TypeError, RuntimeError, ValueError) as exc:
         raise ModelCheckFailed(f"the model cannot be traced by torch.fx: {exc}") from exc
 

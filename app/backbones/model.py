@@ -100,7 +100,11 @@ class Model:
             preprocess=self.preprocess,
             layer=self.layer,
             layers=tuple(
-                LayerInfo(name=name, grid=(grid.height, grid.width))
+                LayerInfo(
+                    name=name,
+                    grid=(grid.height, grid.width),
+                    aliases=self._cutter.aliases(name),
+                )
                 for name, grid in self._cutter.layers.items()
             ),
         )

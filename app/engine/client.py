@@ -1,18 +1,16 @@
 """The http side of the engine: which worker takes a job, and what happens when it dies."""
 
 import asyncio
+import contextlib
 import itertools
 import logging
-import math
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from app.engine.wire import Header, pack, pack_job, receive, unpack_error, unpack_result
 from app.errors import (
     NoWorker,
-    Overloaded,
     PoisonInput,
     WorkerLost,
 )
@@ -22,25 +20,23 @@ log = logging.getLogger(__name__)
 
 _MAX_ATTEMPTS = 4
 _ALONE_DEATHS = 2  # a row that was alone on the device at two deaths is refused for good
+_RECONNECT_S = 0.1
 
 
 class EngineClient:
     """Any http process can use any worker.
 
     Args:
-        max_queue: jobs in flight above which a request is refused.
         on_change: called with the number of jobs in flight whenever it changes.
     """
 
-    def __init__(
-        self, max_queue: int, on_change: Callable[[int], None] = lambda _in_flight: None
-    ) -> None:
-        self._max_queue = max_queue
+    def __init__(self, on_change: Callable[[int], None] = lambda _in_flight: None) -> None:
         self._on_change = on_change
+        self._endpoints: set[str] = set()
+        self._keepers: dict[str, asyncio.Task[None]] = {}
         self._links: dict[str, _Link] = {}
         self._changed = asyncio.Condition()
         self._in_flight = 0
-        self._finished: deque[float] = deque(maxlen=64)
 
     @property
     def in_flight(self) -> int:
@@ -51,21 +47,27 @@ class EngineClient:
         """What each connected worker serves."""
         return [link.catalogue for link in self._links.values() if link.catalogue]
 
-    async def use(self, endpoints: Iterable[str]) -> None:
-        """Connect to the workers that exist now. Those that are gone have hung up by themselves."""
-        for endpoint in set(endpoints) - set(self._links):
-            try:
-                reader, writer = await asyncio.open_unix_connection(endpoint)
-            except OSError as exc:
-                log.warning("worker at %s went before it was reached: %s", endpoint, exc)
-                continue
-            link = _Link(reader, writer)
-            self._links[endpoint] = link
-            link.task = asyncio.create_task(self._attend(endpoint, link))
+    def use(self, endpoints: Iterable[str]) -> None:
+        """Be connected to the workers that exist now, and to no others."""
+        self._endpoints = set(endpoints)
+        for endpoint in self._endpoints - self._keepers.keys():
+            self._keepers[endpoint] = asyncio.create_task(self._keep(endpoint))
+
+    async def heard(self, seconds: float) -> None:
+        """Wait until every worker has said what it serves, but not longer than that."""
+
+        def all_known() -> bool:
+            links = [self._links.get(endpoint) for endpoint in self._endpoints]
+            return all(link and link.catalogue for link in links)
+
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds), self._changed:
+                await self._changed.wait_for(all_known)
 
     async def close(self) -> None:
         """Hang up on all workers."""
-        tasks = [link.task for link in self._links.values() if link.task]
+        self._endpoints = set()
+        tasks = list(self._keepers.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -76,20 +78,16 @@ class EngineClient:
         The caller keeps the deadline: a job that is given up is cancelled at its worker too.
 
         Raises:
-            Overloaded: too many jobs are in flight.
             NoWorker: no worker has the model.
             WorkerLost: the workers died, and none came back in time.
             PoisonInput: two workers died with this picture alone on the device.
             CamserveError: what the worker answered.
         """
-        if self._in_flight >= self._max_queue:
-            raise self._overloaded()
         self._count(+1)
         try:
             return await self._with_retries(job)
         finally:
             self._count(-1)
-            self._finished.append(time.monotonic())
 
     async def _with_retries(self, job: Job) -> JobResult:
         link = self._choose(job)
@@ -125,8 +123,23 @@ class EngineClient:
         able = [link for link in self._links.values() if link.serves(job)]
         return min(able, key=lambda link: len(link.pending), default=None)
 
+    async def _keep(self, endpoint: str) -> None:
+        """Keep a connection to a worker for as long as the parent says that it exists."""
+        try:
+            while endpoint in self._endpoints:
+                try:
+                    streams = await asyncio.open_unix_connection(endpoint)
+                except OSError as exc:
+                    log.warning("worker at %s is not reached: %s", endpoint, exc)
+                else:
+                    await self._attend(endpoint, _Link(*streams))
+                await asyncio.sleep(_RECONNECT_S)  # most likely it has gone, and is not listed soon
+        finally:
+            del self._keepers[endpoint]
+
     async def _attend(self, endpoint: str, link: "_Link") -> None:
         """Read what a worker says until it hangs up."""
+        self._links[endpoint] = link
         try:
             while True:
                 header, frames = await receive(link.reader)
@@ -137,6 +150,8 @@ class EngineClient:
                     link.take(header, frames)
         except (asyncio.IncompleteReadError, ConnectionResetError):
             log.warning("worker at %s hung up with %d jobs", endpoint, len(link.pending))
+        except Exception:
+            log.exception("worker at %s is not understood: its line is cut", endpoint)
         finally:
             del self._links[endpoint]
             link.die()
@@ -149,15 +164,6 @@ class EngineClient:
     def _count(self, change: int) -> None:
         self._in_flight += change
         self._on_change(self._in_flight)
-
-    def _overloaded(self) -> Overloaded:
-        """Come back when what waits now is done, at the rate of the last jobs."""
-        span = time.monotonic() - self._finished[0] if self._finished else 1.0
-        rate = max(len(self._finished) / max(span, 1e-3), 0.1)
-        seconds = math.ceil(min(self._in_flight / rate, 60))
-        return Overloaded(
-            f"{self._in_flight} requests are in flight, which is the limit.", retry_after=seconds
-        )
 
 
 class _Died(Exception):
@@ -175,7 +181,6 @@ class _Link:
     writer: asyncio.StreamWriter
     catalogue: Catalogue | None = None
     pending: dict[int, asyncio.Future[JobResult]] = field(default_factory=dict)
-    task: asyncio.Task[None] | None = None
     _on_device: tuple[list[int], int] = ([], 0)
     _ids: "itertools.count[int]" = field(default_factory=itertools.count)
 

@@ -31,7 +31,7 @@ class Control:
     async def lines(self) -> AsyncIterator[Line]:
         """The lines from the other end, until it is closed."""
         try:
-            while line := await self._reader.readline():
+            while (line := await self._reader.readline()).endswith(b"\n"):  # a part is a last gasp
                 yield json.loads(line)
         except ConnectionResetError:
             return
@@ -57,7 +57,7 @@ class BlockingControl:
     def receive(self) -> Line | None:
         """The next line, or None at the end."""
         line = self._file.readline()
-        return json.loads(line) if line else None
+        return json.loads(line) if line.endswith(b"\n") else None
 
     def closed_within(self, seconds: float) -> bool:
         """Wait for the other end to close, as long as that; nothing more is sent from there."""

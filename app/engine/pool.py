@@ -24,8 +24,9 @@ from app.settings import Settings
 
 log = logging.getLogger(__name__)
 
-_LONG_LIFE_S = 10  # a child that lived so long is started again at once
-_MAX_BACKOFF_S = 30.0
+_START_S = 300  # for a worker to import torch and listen, on a slow disk
+_LONG_LIFE_S = 10  # a child that did its work for so long is started again at once
+_BACKOFF_S = (0.0, 0.0, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 30.0)  # after so many short lives in a row
 _END_S = 5.0  # for a child to end after it was told to
 
 
@@ -48,6 +49,7 @@ class _Place:
     role: str
     number: int
     device: str = ""
+    wanted: bool = True  # until the service ends
     child: _Process | None = None
     endpoint: str = ""  # of a worker that listens
     lives: int = 0
@@ -81,7 +83,7 @@ class Pool:
         self._spare_wanted = asyncio.Event()
         on_cpu = sum(device == "cpu" for device in devices)
         self._threads = max(1, (os.cpu_count() or 1) // max(1, on_cpu))  # of a worker, for torch
-        self._stopping = False
+        self._draining = False
         self._folder = Path()
 
     async def run(self) -> None:
@@ -92,7 +94,7 @@ class Pool:
             keepers = [asyncio.create_task(self._keep(p)) for p in self._https + self._workers]
             keepers.append(asyncio.create_task(self._keep_spare()))
             try:
-                received = await first
+                received = await _first_of(first, keepers)
                 with contextlib.suppress(asyncio.CancelledError):
                     await _either(self._drain(patient=received == signal.SIGTERM), second)
             finally:
@@ -100,20 +102,29 @@ class Pool:
 
     async def _keep(self, place: _Place) -> None:
         """Fill a place, attend to its process, and fill it again when that ends."""
-        while not self._stopping:
-            started = time.monotonic()
-            place.child = await self._next(place.role)
-            place.lives += 1
-            place.send(self._brief(place))
-            await self._attend(place, place.child)
-            if self._stopping:
-                return
-            lived = time.monotonic() - started
-            place.short_lives = place.short_lives + 1 if lived < _LONG_LIFE_S else 0
-            delay = min(0.1 * 2**place.short_lives, _MAX_BACKOFF_S) if place.short_lives > 1 else 0
-            log.warning("%s ended after %.1f s; again in %.1f s", place.name, lived, delay)
-            self._metrics.add("restarts", 1, {"role": place.role})
-            await asyncio.sleep(delay)
+        while place.wanted:
+            worked = 0.0
+            try:
+                worked = await self._live(place)
+            except OSError as exc:  # no memory, no descriptors: that may pass
+                log.error("%s cannot be started: %s", place.name, exc)  # noqa: TRY400
+            if place.wanted:
+                await asyncio.sleep(self._backoff(place, worked))
+
+    async def _live(self, place: _Place) -> float:
+        """One life of a process: how long it did its work."""
+        place.child = await self._next(place.role)
+        place.lives += 1
+        place.send(self._brief(place))
+        return await self._attend(place, place.child)
+
+    def _backoff(self, place: _Place, worked: float) -> float:
+        """Seconds until the place is filled again."""
+        place.short_lives = place.short_lives + 1 if worked < _LONG_LIFE_S else 0
+        delay = _BACKOFF_S[min(place.short_lives, len(_BACKOFF_S) - 1)]
+        log.warning("%s ended after %.1f s of work; again in %.1f s", place.name, worked, delay)
+        self._metrics.add("restarts", 1, {"role": place.role})
+        return delay
 
     async def _next(self, role: str) -> _Process:
         """A process for a place: of http processes the spare one, which serves at once."""
@@ -128,8 +139,12 @@ class Pool:
         while True:
             await self._spare_wanted.wait()
             self._spare_wanted.clear()
-            if self._spare is None:
+            if self._spare or self._draining:
+                continue
+            try:
                 self._spare = await self._spawn("http")
+            except OSError as exc:
+                log.error("no spare http process: %s", exc)  # noqa: TRY400 - wanted again later
 
     async def _spawn(self, role: str) -> _Process:
         """Start a process; it loads its code, and waits for its brief."""
@@ -155,27 +170,32 @@ class Pool:
             "threads": self._threads,
             "endpoint": str(self._folder / f"{place.name}.{place.lives}.sock"),
             "listener": self._listener.fileno(),
+            "endpoints": self._endpoints(),
+            "draining": self._draining,
         }
 
-    async def _attend(self, place: _Place, child: _Process) -> None:
-        """Serve a process's requests until it is gone."""
-        if place.role == "http":
-            place.send(self._endpoints())
+    async def _attend(self, place: _Place, child: _Process) -> float:
+        """Serve a process's requests until it is gone; how long that was, from the first one on."""
         lines = child.control.lines()
+        begun = None
         while line := await self._next_line(place, child, lines):
+            begun = begun or time.monotonic()
             self._take(place, line)
         child.control.close()
+        self._metrics.forget(place.name)
         if place.endpoint:
             place.endpoint = ""
-            self._tell_https(self._endpoints())
+            self._tell_endpoints()
         await child.process.wait()
+        return time.monotonic() - begun if begun else 0.0
 
     async def _next_line(
         self, place: _Place, child: _Process, lines: AsyncIterator[Line]
     ) -> Line | None:
         """A child's next line, or None once it is gone; a worker that hangs is ended."""
+        patience = self._settings.hang_s if place.endpoint else _START_S
         try:
-            async with asyncio.timeout(self._settings.hang_s if place.endpoint else None):
+            async with asyncio.timeout(patience if place.role == "worker" else None):
                 return await anext(lines, None)
         except TimeoutError:
             log.error("%s hangs and is killed", place.name)  # noqa: TRY400 - time is the cause
@@ -188,14 +208,16 @@ class Pool:
                 self._metrics.add(name, value, labels)
         elif line["kind"] == "listening":
             place.endpoint = line["endpoint"]
-            self._tell_https(self._endpoints())
+            self._tell_endpoints()
             self._spare_wanted.set()  # not before: at the start a worker needs the cores
         elif line["kind"] == "scrape":
             place.send({"kind": "page", "id": line["id"], "text": self._metrics.page()})
 
-    def _endpoints(self) -> Line:
-        endpoints = [worker.endpoint for worker in self._workers if worker.endpoint]
-        return {"kind": "workers", "endpoints": endpoints}
+    def _endpoints(self) -> list[str]:
+        return [worker.endpoint for worker in self._workers if worker.endpoint]
+
+    def _tell_endpoints(self) -> None:
+        self._tell_https({"kind": "workers", "endpoints": self._endpoints()})
 
     def _tell_https(self, line: Line) -> None:
         for place in self._https:
@@ -207,21 +229,27 @@ class Pool:
         A person at a terminal (SIGINT) is not made to wait for load balancers.
         """
         log.info("draining")
+        self._draining = True
         self._tell_https({"kind": "drain"})
         if patient:
             await asyncio.sleep(self._settings.drain_delay_s)
-        self._stopping = True
+        for place in self._https:  # the workers are still needed
+            place.wanted = False
         self._tell_https({"kind": "stop"})
         self._listener.close()
+        if self._spare:  # it holds the listener too, and would let callers wait for nothing
+            self._spare.control.close()
         ends = [place.child.process.wait() for place in self._https if place.child]
         with contextlib.suppress(TimeoutError):  # whoever is left is killed in _end
             await asyncio.wait_for(asyncio.gather(*ends), self._settings.grace_s + 1)
 
     async def _end(self, keepers: Sequence[asyncio.Task[None]]) -> None:
         """Close every pipe, so that every child ends; kill those that do not."""
-        self._stopping = True
-        places = [place.child for place in self._https + self._workers]
-        children = [child for child in (*places, self._spare) if child]
+        self._draining = True
+        places = self._https + self._workers
+        for place in places:
+            place.wanted = False
+        children = [child for child in (*(place.child for place in places), self._spare) if child]
         for child in children:
             child.control.close()
         for child in children:
@@ -248,6 +276,18 @@ def _signals() -> tuple["asyncio.Future[signal.Signals]", "asyncio.Future[signal
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
     return first, second
+
+
+async def _first_of(
+    received: "asyncio.Future[signal.Signals]", keepers: Sequence[asyncio.Task[None]]
+) -> signal.Signals:
+    """The signal that came; a keeper that fails instead ends the service with its error."""
+    waiting: list[asyncio.Future[Any]] = [received, *keepers]
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    for keeper in keepers:
+        if keeper.done():
+            keeper.result()
+    return await received
 
 
 async def _either(

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from app.backbones.cut import Cut
+from app.backbones.cut import TRACING, Cut
 from app.backbones.model import Model
 from app.backbones.registry import Registry
 from app.engine.batching import Outcome
@@ -25,7 +25,9 @@ class Runner:
 
     def run(self, jobs: Sequence[Job]) -> list[Outcome]:
         """Run rows that share model, version and layer; see ``run``."""
-        return run(self._registry.get(jobs[0].model, jobs[0].version), jobs)
+        model = self._registry.get(jobs[0].model, jobs[0].version)
+        with TRACING:  # of another model, which is being loaded
+            return run(model, jobs)
 
     def load(self, names: Sequence[str], on_change: Callable[[], None]) -> None:
         """Load models one after the other, each warm before it is announced as ready."""

@@ -95,10 +95,9 @@ class Worker:
 
     def announce(self) -> None:
         """Tell every http process what is served now."""
-        with self._lock:
-            connections = list(self._connections)
-        for connection in connections:
-            connection.send(self._hello())
+        with self._lock:  # one catalogue after the other: an older one must not come last
+            for connection in self._connections:
+                connection.send(self._hello())
 
     def _hello(self) -> list[Frame]:
         return pack({"kind": "catalogue"}, [self._catalogue().model_dump_json().encode()])
@@ -109,7 +108,7 @@ class Worker:
             connection = _Connection(accepted)
             with self._lock:
                 self._connections.add(connection)
-            connection.send(self._hello())
+                connection.send(self._hello())
             Thread(target=self._read, args=(connection,), daemon=True).start()
 
     def _read(self, connection: "_Connection") -> None:

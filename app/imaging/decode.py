@@ -64,6 +64,7 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _ON_ITS_SIDE = (5, 6, 7, 8)
+_XMP = ("xmp", "XML:com.adobe.xmp")
 _BRANDS = {b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIF", b"msf1": "HEIF", b"avif": "AVIF"}
 _RUN_LENGTHS = (1, 2)  # BMP compressions
 
@@ -180,6 +181,8 @@ def _too_many(what: str, max_pixels: int) -> TooManyPixels:
 
 
 def _orientation(image: Image.Image) -> int:
+    for name in _XMP:  # Pillow would look there too; browsers do not
+        image.info.pop(name, None)
     try:
         value = image.getexif().get(_ORIENTATION_TAG, 1)
     except Exception:  # noqa: BLE001 - broken metadata do not make a picture unusable

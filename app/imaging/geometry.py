@@ -74,6 +74,25 @@ def lay(values: Map, box: Box, upload: Size, out: Size) -> Map:
     return laid
 
 
+def shrink(values: Map, longest: int) -> Map:
+    """Average areas of a map, [h, w], so that no side has more than ``longest`` cells."""
+    height, width = values.shape
+    if max(height, width) <= longest:
+        return values
+    across, down = fit(width, height, longest)
+    averaged: Map = (_shares(height, down) @ values @ _shares(width, across).T).astype(np.float32)
+    return averaged
+
+
+def _shares(cells: int, out: int) -> NDArray[np.float64]:
+    """[out, cells]: how much of each output cell lies in each cell of the map."""
+    edges = np.arange(out + 1)[:, None] * (cells / out)
+    cell = np.arange(cells)
+    overlap = np.minimum(edges[1:], cell + 1) - np.maximum(edges[:-1], cell)
+    shares: NDArray[np.float64] = overlap.clip(min=0) * (out / cells)
+    return shares
+
+
 def _taps(
     cells: int, start: float, stop: float, upload: int, out: int
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32], NDArray[np.float32]]:

@@ -12,7 +12,8 @@ from app.errors import CorruptImage, TruncatedImage
 
 MAX_SCANS = 64  # a progressive JPEG has about ten; a hostile one thousands, each a full pass
 
-_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # none of these ends a scan's data
+# Those that a length follows, and the end. Codes below C0 have none: decoders read on behind them.
+_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")
 
 
 def check_whole(data: bytes, name: str) -> None:

@@ -13,6 +13,7 @@ import httpx
 from PIL import Image
 from starlette.types import ASGIApp, Message
 
+from app.admission import Admission
 from app.api.application import ApiSettings, create_app
 from app.metrics import Metrics
 from app.service import RequestLimits, Service
@@ -100,10 +101,13 @@ def make_api(
     cors_origins: Sequence[str] = ("*",),
     start_models: Sequence[str] = ("colours",),
     max_body_bytes: int = MAX_BODY,
+    max_queue: int = 100,
 ) -> Api:
     """An application of its own."""
     engine = engine or FakeEngine()
-    limits = RequestLimits(max_pixels=100_000, max_maps=max_maps, deadline_s=60)
+    limits = RequestLimits(
+        max_pixels=100_000, max_maps=max_maps, max_picture_pixels=1_000_000, deadline_s=60
+    )
     events: list[dict[str, Any]] = []
     state = {"draining": False}
 
@@ -118,7 +122,7 @@ def make_api(
         cors_origins=cors_origins,
         keys=keys,
     )
-    service = Service(engine, _THREADS, limits, "colours")
+    service = Service(engine, _THREADS, limits, Admission(max_queue), "colours")
     asgi = create_app(service, Metrics(events.append), settings, lambda: state["draining"], scrape)
     return Api(engine, asgi, events, state)
 

@@ -144,6 +144,12 @@ def test_broken_json_is_400(api: Api, body: bytes) -> None:
     assert outcome(api, body, "application/json; charset=utf-8") == (400, "malformed_request")
 
 
+def test_json_of_a_great_many_values_is_refused_unread(api: Api) -> None:
+    many = b'{"image": "", "x": [' + b"[]," * 60_000 + b"[]]}"
+    assert len(many) < MAX_BODY * 4 // 3
+    assert outcome(api, many, "application/json") == (400, "malformed_request")
+
+
 def test_json_that_is_nested_deeply_is_refused_whatever_the_query_says(api: Api) -> None:
     for depth in (2, 100, 400, 800):
         body = b'{"image": "", "classes": ' + b"[" * depth + b"]" * depth + b"}"

@@ -49,6 +49,7 @@ def test_limits_are_those_that_requests_meet(api: Api) -> None:
         max_body_bytes=MAX_BODY,
         max_pixels=100_000,
         max_maps=4,
+        max_picture_pixels=1_000_000,
         deadline_ms=60_000,
         formats=["JPEG", "PNG", "WEBP", "GIF", "BMP"],
     )

@@ -18,6 +18,7 @@ from app.errors import (
     WorkerLost,
 )
 from tests.api.client import EXPLAIN, MAX_BODY, ORIGIN, PHOTO, PREDICT, Api, Wire, make_api
+from tests.fakes import FakeEngine
 
 EXPOSED = {
     "X-Request-ID", "Retry-After", "Server-Timing", "X-Top-Index", "X-Top-Score", "X-Top-Label",
@@ -102,6 +103,18 @@ def test_only_the_origins_that_the_operator_names_may_call() -> None:
     assert "Access-Control-Allow-Origin" not in api.get("/livez", Origin="https://x").headers
 
 
+def test_a_preflight_that_is_refused_says_so_in_our_shape() -> None:
+    api = make_api(cors_origins=[ORIGIN])
+    asks = {"Origin": "https://x", "Access-Control-Request-Method": "POST"}
+    refused = api.request("OPTIONS", EXPLAIN, headers=asks)
+    assert (refused.status_code, Problem.model_validate(refused.json()).status) == (400, 400)
+    assert refused.headers["Content-Type"] == "application/problem+json"
+    assert "APP_CORS_ORIGINS" in refused.json()["detail"]
+    assert "X-Request-ID" in refused.headers
+    allowed = api.request("OPTIONS", EXPLAIN, headers={**asks, "Origin": ORIGIN})
+    assert allowed.status_code == 200
+
+
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
@@ -177,6 +190,25 @@ def test_what_the_engine_raises_is_what_the_client_reads(
     assert (problem["status"], problem["code"], problem["detail"], problem["retryable"]) == (
         status, error.code, error.detail, retryable,
     )  # fmt: skip
+
+
+def test_one_request_too_many_is_429_with_a_time_to_come_back() -> None:
+    async def scenario() -> None:
+        engine = FakeEngine(gate=asyncio.Event())
+        api, first, second = make_api(engine=engine, max_queue=1), Wire(), Wire()
+        for wire in (first, second):
+            wire.body(PHOTO)
+        call = asyncio.create_task(first.call(api.asgi))
+        await asyncio.wait_for(engine.begun.wait(), 10)
+        await second.call(api.asgi)
+        assert second.status == 429
+        assert int(second.answer_headers["retry-after"]) >= 1
+        assert engine.gate is not None
+        engine.gate.set()
+        await asyncio.wait_for(call, 10)
+        assert first.status == 200
+
+    asyncio.run(scenario())
 
 
 def test_requests_are_counted_by_route_and_never_by_path(api: Api) -> None:

@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from app.admission import Admission
 from app.engine.local import LocalEngine
 from app.evaluation.scenes import Scene, lesion_scene, shapes_scene
 from app.imaging.geometry import lay
@@ -35,7 +36,7 @@ def service() -> Service:
     runner, names = make_runner(settings, "cpu", threads=1)
     runner.load(names, lambda: None)
     engine = LocalEngine(runner.run, runner.catalogue)
-    return Service(engine, TWO, RequestLimits(10**8, 16, 600), "shapes")
+    return Service(engine, TWO, RequestLimits(10**8, 16, 10**8, 600), Admission(2), "shapes")
 
 
 def fresh(draw: Draw, n: int, series: int) -> list[Scene]:

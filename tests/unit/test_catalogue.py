@@ -87,6 +87,7 @@ def test_labels_become_indices_and_top_n_stays() -> None:
 def test_the_layer_is_named_only_where_it_is_not_the_models_own() -> None:
     assert plan().layer is None
     assert plan(layer="deep").layer is None
+    assert plan(layer="deep.1").layer is None
     assert plan(layer="shallow").layer == "shallow"
 
 

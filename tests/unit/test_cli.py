@@ -72,6 +72,12 @@ def test_a_wrong_picture_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert_fails(capsys, ["explain", str(tmp_path / "text.jpg")], "JPEG, PNG")
 
 
+def test_a_place_that_cannot_be_written_to_is_one_line(
+    photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert_fails(capsys, ["explain", str(photo), "-o", "/nowhere/overlay.png"], "/nowhere")
+
+
 def test_several_maps_do_not_fit_one_file(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["explain", str(photo), "--classes", "top2", "-o", "overlay.png"]
     assert_fails(capsys, arguments, "one class")

@@ -98,3 +98,12 @@ def test_events_of_other_processes_reach_the_page() -> None:
     assert 'camserve_requests_total{route="/x",status="200"} 1.0' in page
     assert 'camserve_request_seconds_bucket{le="0.025",route="/x"} 1.0' in page
     assert 'camserve_in_flight{process="http-0"} 2.0' in page
+
+
+def test_what_an_ended_process_told_of_itself_is_forgotten() -> None:
+    registry = MetricsRegistry()
+    for process in ("worker-0", "worker-1"):
+        registry.add("model_ready", 1, {"model": "m", "process": process})
+    registry.forget("worker-0")
+    assert 'camserve_model_ready{model="m",process="worker-0"} 0.0' in registry.page()
+    assert 'camserve_model_ready{model="m",process="worker-1"} 1.0' in registry.page()

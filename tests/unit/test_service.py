@@ -1,6 +1,7 @@
 """The use case: decode, submit, render."""
 
 import asyncio
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from io import BytesIO
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.errors import DeadlineExceeded, NoWorker, TooManyPixels
+from app.admission import Admission
+from app.errors import DeadlineExceeded, InvalidOption, NoWorker, Overloaded, TooManyPixels
 from app.options import ExplainOptions, PredictOptions
 from app.service import RequestLimits, Service
 from app.types import Answer, Box
@@ -20,8 +22,10 @@ THREADS = ThreadPoolExecutor(2)
 
 
 def make_service(engine: FakeEngine, deadline_s: float = 60) -> Service:
-    limits = RequestLimits(max_pixels=4_000_000, max_maps=8, deadline_s=deadline_s)
-    return Service(engine, THREADS, limits, "colours")
+    limits = RequestLimits(
+        max_pixels=4_000_000, max_maps=8, max_picture_pixels=10_000_000, deadline_s=deadline_s
+    )
+    return Service(engine, THREADS, limits, Admission(2), "colours")
 
 
 def answer(upload: bytes, options: PredictOptions, engine: FakeEngine | None = None) -> Answer:
@@ -81,6 +85,49 @@ def test_the_deadline_covers_every_stage() -> None:
     asyncio.run(run())
 
 
+def test_the_deadline_counts_from_when_the_request_was_there() -> None:
+    async def run() -> None:
+        engine = FakeEngine()
+        long_ago = time.monotonic() - 100
+        with pytest.raises(DeadlineExceeded):
+            await make_service(engine).answer(make_upload(), PredictOptions(), long_ago)
+        assert engine.jobs == []
+
+    asyncio.run(run())
+
+
+def test_requests_over_the_limit_are_refused_before_they_are_decoded() -> None:
+    async def run() -> None:
+        engine = FakeEngine(gate=asyncio.Event())
+        service = make_service(engine)
+        tasks = [
+            asyncio.create_task(service.answer(make_upload(), PredictOptions())) for _ in range(2)
+        ]
+        await asyncio.sleep(0)  # both have begun
+        with pytest.raises(Overloaded):
+            await service.answer(b"not a picture", PredictOptions())
+        engine.gate = None
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await service.answer(make_upload(), PredictOptions())  # their places are free
+
+    asyncio.run(run())
+
+
+def test_pictures_that_are_too_much_together_are_refused_before_the_engine_sees_anything() -> None:
+    engine = FakeEngine()
+    upload = make_upload(2000, 1000)
+    options = {"output": ("heatmap", "overlay"), "size": 2000}
+    answer(upload, ExplainOptions.model_validate({**options, "classes": "top2"}), engine)
+    engine.jobs.clear()
+    with pytest.raises(InvalidOption, match="6 pictures of 2000x1000") as caught:
+        answer(upload, ExplainOptions.model_validate({**options, "classes": "top3"}), engine)
+    assert caught.value.extra == {"limits": {"max_picture_pixels": 10_000_000}}
+    assert engine.jobs == []
+    answer(upload, ExplainOptions.model_validate({"classes": "top3", "output": "raw"}), engine)
+
+
 def test_a_callers_deadline_cannot_be_longer_than_the_servers() -> None:
     async def run() -> None:
         engine = FakeEngine(gate=asyncio.Event())
@@ -109,7 +156,7 @@ def test_a_thread_knows_the_request_that_it_works_for() -> None:
 
     async def run() -> str:
         variable.set("mine")
-        return await make_service(FakeEngine()).in_thread(variable.get)
+        return await make_service(FakeEngine())._in_thread(variable.get)
 
     assert asyncio.run(run()) == "mine"
 

@@ -120,6 +120,13 @@ def test_layers_that_are_offered_can_be_cut(make_model: MakeModel) -> None:
             assert tuple(cut.grid.maps(target).shape[-2:]) == layer.grid
 
 
+def test_another_path_to_a_layer_is_told_and_is_the_same_cut(make_model: MakeModel) -> None:
+    model = make_model("resnet18")
+    (last,) = [layer for layer in model.info.layers if layer.name == "layer4"]
+    assert "layer4.1" in last.aliases
+    assert model.cut("layer4.1").layer == "layer4"
+
+
 class Branches(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.sum() > 0:

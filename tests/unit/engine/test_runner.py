@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from torch import Tensor, fx, nn
 
+from app.backbones.cut import Cutter
 from app.backbones.manifest import Manifest
 from app.backbones.model import Model
 from app.backbones.registry import Registry
 from app.engine.runner import Runner, run
+from app.engine.worker import execute
 from app.errors import CamserveError, InvalidOption, ModelNotLoaded, NonFiniteOutput
 from app.types import Job, JobResult
 
@@ -75,6 +79,43 @@ def assert_same(one: JobResult, other: JobResult) -> None:
     for a, b in zip(one.maps, other.maps, strict=True):
         scale = float(np.abs(b.values).max())
         np.testing.assert_allclose(a.values, b.values, atol=1e-5 * scale, rtol=0)
+
+
+class Traced(nn.Module):
+    """Lets another thread go on in the middle of its being traced."""
+
+    def __init__(self, traced: Event, other_ran: Event) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self._events = traced, other_ran
+
+    def forward(self, x: Tensor) -> Tensor:
+        if isinstance(x, fx.Proxy):
+            traced, other_ran = self._events
+            traced.set()
+            other_ran.wait(0.5)
+        logits: Tensor = self.conv(x).mean(dim=(2, 3))
+        return logits
+
+
+def test_a_model_answers_while_another_one_is_being_traced(
+    model: Model, pictures: NDArray[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = Runner(Registry({}, torch.device("cpu")), 1)
+    monkeypatch.setattr(runner._registry, "get", lambda _name, _version: model)
+    traced, ran = Event(), Event()
+    outcomes: list[JobResult | CamserveError] = []
+
+    def run_meanwhile() -> None:
+        traced.wait(30)
+        outcomes.extend(execute(runner.run, [make_job(pictures[0], "top1")]))
+        ran.set()
+
+    other = Thread(target=run_meanwhile)
+    other.start()
+    Cutter(Traced(traced, ran).requires_grad_(False), torch.randn(1, 3, 8, 8))
+    other.join(30)
+    assert [type(outcome) for outcome in outcomes] == [JobResult]
 
 
 def test_gradcam_is_the_closed_form_on_pooling_and_a_linear_head(

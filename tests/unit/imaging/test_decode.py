@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from app.errors import (
     BadImageShape,
@@ -162,6 +163,14 @@ def test_a_jpeg_with_endless_scans_is_refused() -> None:
         read(data[:-2] + last * whole.MAX_SCANS + b"\xff\xd9")
 
 
+@pytest.mark.parametrize("code", [0x01, 0x02, 0xBF])
+def test_scans_do_not_hide_behind_a_marker_without_a_length(code: int) -> None:
+    data = FILES["progressive JPEG"]
+    last = data[data.rfind(b"\xff\xda") : -2]
+    with pytest.raises(CorruptImage, match="scans"):
+        read(data[:-2] + bytes([0xFF, code]) + last * whole.MAX_SCANS + b"\xff\xd9")
+
+
 def test_run_length_encoded_bmp_is_refused() -> None:
     head = struct.pack("<IiiHHIIiiII", 40, 4, 1, 1, 8, 1, 4, 0, 0, 2, 0) + bytes(8)
     pixels = b"\x04\x01\x00\x01"
@@ -273,6 +282,17 @@ def test_exif_that_cannot_be_read_at_all_is_ignored(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(Image.Image, "getexif", broken)
     assert read(FILES["JPEG"]).orientation == 1
+
+
+@pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP"])
+def test_an_orientation_in_xmp_is_ignored_as_browsers_do(name: str) -> None:
+    tags = b'<rdf:Description tiff:Orientation="6"/>'
+    text = PngInfo()
+    text.add_itxt("XML:com.adobe.xmp", tags.decode())
+    data = saved(PICTURE, name, **({"pnginfo": text} if name == "PNG" else {"xmp": tags}))
+    with Image.open(BytesIO(data)) as image:
+        assert image.getexif()[0x0112] == 6  # Pillow alone would turn it
+    assert read(data).orientation == 1
 
 
 @pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP"])

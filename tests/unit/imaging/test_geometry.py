@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from app.imaging.decode import decode
-from app.imaging.geometry import crop_offset, fit, lay, resized, seen
+from app.imaging.geometry import crop_offset, fit, lay, resized, seen, shrink
 from app.imaging.preprocess import preprocess
 from app.types import Box, Map, Preprocess, View
 from tests.unit.imaging.pictures import exif, read, saved
@@ -108,6 +108,26 @@ def test_a_smaller_picture_shows_the_same_place() -> None:
         across, down = upload[0] / out[0], upload[1] / out[1]
         assert abs((x + 0.5) * across - (box.x0 + 5.5 / 7 * (box.x1 - box.x0))) <= across
         assert abs((y + 0.5) * down - (box.y0 + 2.5 / 7 * (box.y1 - box.y0))) <= down
+
+
+def test_a_map_that_is_small_enough_stays_as_it_is() -> None:
+    values = np.random.default_rng(0).random((56, 7), dtype=np.float32)
+    assert shrink(values, 56) is values
+
+
+@pytest.mark.parametrize(
+    ("shape", "out"),
+    [((112, 112), (56, 56)), ((57, 30), (56, 29)), ((100, 224), (25, 56)), ((1, 80), (1, 56))],
+)
+def test_a_fine_map_is_averaged_area_by_area(shape: tuple[int, int], out: tuple[int, int]) -> None:
+    values = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    small = shrink(values, 56)
+    assert small.shape == out
+    assert small.dtype == np.float32
+    assert small.mean() == pytest.approx(values.mean(), abs=1e-6)
+    resized_by_pillow = Image.fromarray(values).resize(out[::-1], Image.Resampling.BOX)
+    if not any(full % part for full, part in zip(shape, out, strict=True)):
+        np.testing.assert_allclose(small, np.asarray(resized_by_pillow), atol=1e-6)
 
 
 def test_fit_keeps_the_shape() -> None:
