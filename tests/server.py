@@ -63,9 +63,9 @@ class Server:
         ]
 
     def metric(self, name: str) -> float:
-        """The sum of a metric over its labels."""
+        """The sum of a metric over its labels, unless the name has them already."""
         page = self.client.get("/metrics").text
-        pattern = rf"^{name}(?:{{.*}})? (\S+)$"
+        pattern = rf"^{re.escape(name)}(?:{{.*}})? (\S+)$"
         return sum(float(value) for value in re.findall(pattern, page, re.MULTILINE))
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> int:

@@ -49,10 +49,13 @@ class Registry:
         try:
             model = Model(manifest, self.device)
             warm_up(model)
+        except SetupError as exc:  # it says all there is to say
+            log.error("model %s failed to load: %s", name, exc.detail)  # noqa: TRY400
+            self._set(_listed(manifest, state="failed", error=exc.detail))
+            return
         except Exception as exc:
-            reason = exc.detail if isinstance(exc, SetupError) else f"{type(exc).__name__}: {exc}"
             log.exception("model %s failed to load", name)
-            self._set(_listed(manifest, state="failed", error=reason))
+            self._set(_listed(manifest, state="failed", error=f"{type(exc).__name__}: {exc}"))
             return
         with self._lock:
             self._ready[name] = model

@@ -13,11 +13,13 @@ import httpx
 import pytest
 
 from tests.pictures import make_upload
-from tests.server import ROOT, Server, serving, wait_for
+from tests.server import ROOT, TEST_MODELS, Server, serving, wait_for
 
 
-def post(server: Server) -> httpx.Response:
-    return httpx.post(f"{server.url}/api/v1/explain", content=make_upload(), timeout=120)
+def post(server: Server, **options: object) -> httpx.Response:
+    query = {name: str(value) for name, value in options.items()}
+    url = f"{server.url}/api/v1/explain"
+    return httpx.post(url, content=make_upload(), params=query, timeout=120)
 
 
 def in_flight(server: Server) -> float:
@@ -34,6 +36,7 @@ def test_requests_of_a_killed_worker_are_answered_after_its_restart(tmp_path: Pa
         os.kill(worker, signal.SIGKILL)
         wait_for(lambda: not server.is_ready())
         assert "worker" in server.client.get("/readyz").text
+        assert server.metric("camserve_model_ready") == 0
         statuses = [request.result().status_code for request in requests]
         assert statuses == [200] * 16
         assert server.is_ready()
@@ -41,31 +44,32 @@ def test_requests_of_a_killed_worker_are_answered_after_its_restart(tmp_path: Pa
 
 @pytest.fixture(scope="module")
 def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server whose deadline is shorter than a worker's start."""
-    with serving(tmp_path_factory.mktemp("impatient") / "log", APP_DEADLINE_S="1") as server:
-        yield server
+    """A server with a deadline of five seconds."""
+    with serving(tmp_path_factory.mktemp("impatient") / "log", APP_DEADLINE_S="5") as server:
+        yield server.wait_until_ready()
 
 
 def test_a_worker_that_hangs_costs_its_callers_no_more_than_their_deadline(
     impatient: Server,
 ) -> None:
-    impatient.wait_until_ready()
     (worker,) = impatient.children("worker")
     os.kill(worker, signal.SIGSTOP)
-    assert post(impatient).status_code == 504
+    assert post(impatient, deadline_ms=300).status_code == 504
     os.kill(worker, signal.SIGCONT)
     assert post(impatient).status_code == 200
 
 
 def test_requests_whose_worker_does_not_come_back_in_time_get_503(impatient: Server) -> None:
-    impatient.wait_until_ready()
     (worker,) = impatient.children("worker")
     os.kill(worker, signal.SIGSTOP)
     with ThreadPoolExecutor(4) as pool:
         requests = [pool.submit(post, impatient) for _ in range(4)]
         wait_for(lambda: in_flight(impatient) == 4)
         os.kill(worker, signal.SIGKILL)
+        (successor,) = wait_for(lambda: set(impatient.children("worker")) - {worker})
+        os.kill(successor, signal.SIGSTOP)
         responses = [request.result() for request in requests]
+    os.kill(successor, signal.SIGCONT)
     for response in responses:
         assert (response.status_code, response.json()["code"]) == (503, "worker_lost")
         assert int(response.headers["Retry-After"]) >= 1
@@ -80,17 +84,51 @@ def test_a_worker_that_hangs_is_replaced(tmp_path: Path) -> None:
         assert server.children("worker") != [worker]
 
 
+def test_requests_that_come_while_other_models_are_loaded_are_answered(tmp_path: Path) -> None:
+    with (
+        serving(tmp_path / "log", "--models", "tiny,wide,wide2,wide3", **many(tmp_path)) as server,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        wait_for(lambda: "tiny" not in missing(server) and len(missing(server)) < 4)
+        statuses = set()
+        while not server.is_ready():
+            statuses |= {r.status_code for r in pool.map(lambda _: post(server), range(4))}
+        assert statuses <= {200}
+
+
+def many(folder: Path) -> dict[str, str]:
+    """A models folder with copies of the wide model."""
+    models = folder / "models"
+    models.mkdir()
+    for name in ("tiny", "wide"):
+        (models / f"{name}.toml").write_text((TEST_MODELS / f"{name}.toml").read_text())
+    for name in ("wide2", "wide3"):
+        copy = (TEST_MODELS / "wide.toml").read_text().replace('"wide"', f'"{name}"')
+        (models / f"{name}.toml").write_text(copy)
+    return {"APP_MODELS_DIR": str(models)}
+
+
 def test_two_workers_share_the_work_and_stand_in_for_each_other(tmp_path: Path) -> None:
-    with serving(tmp_path / "log", "--devices", "cpu,cpu") as server:
+    with (
+        serving(tmp_path / "log", "--devices", "cpu,cpu") as server,
+        ThreadPoolExecutor(8) as pool,
+    ):
         server.wait_until_ready()
         wait_for(lambda: server.metric("camserve_model_ready") == 2)
-        os.kill(server.children("worker")[0], signal.SIGKILL)
-        assert post(server).status_code == 200
+        workers = server.children("worker")
+        for worker in workers:
+            os.kill(worker, signal.SIGSTOP)
+        requests = [pool.submit(post, server) for _ in range(8)]
+        wait_for(lambda: in_flight(server) == 8)
+        os.kill(workers[1], signal.SIGCONT)
+        wait_for(lambda: in_flight(server) == 4)  # the other four were given to the first one
+        os.kill(workers[0], signal.SIGKILL)
+        assert [request.result().status_code for request in requests] == [200] * 8
 
 
 def test_sigterm_lets_requests_in_flight_finish(tmp_path: Path) -> None:
     with (
-        serving(tmp_path / "log", APP_DRAIN_DELAY_S="1") as server,
+        serving(tmp_path / "log", APP_DRAIN_DELAY_S="5") as server,
         ThreadPoolExecutor(4) as pool,
     ):
         server.wait_until_ready()
@@ -101,9 +139,34 @@ def test_sigterm_lets_requests_in_flight_finish(tmp_path: Path) -> None:
         for pid in [server.process.pid, server.http_process(), worker]:
             os.kill(pid, signal.SIGTERM)  # as to a whole group: only the parent heeds it
         wait_for(lambda: server.client.get("/readyz").json()["status"] == "draining")
+        wait_for(lambda: refuses(server.url))  # nobody is left waiting at a closed door
         os.kill(worker, signal.SIGCONT)
         assert [request.result().status_code for request in requests] == [200] * 4
         assert server.process.wait(60) == 0
+
+
+def test_an_http_process_that_dies_while_draining_has_a_successor_that_drains(
+    tmp_path: Path,
+) -> None:
+    with serving(tmp_path / "log", APP_DRAIN_DELAY_S="3600") as server:
+        server.wait_until_ready()
+        server.process.send_signal(signal.SIGTERM)
+        wait_for(lambda: server.client.get("/readyz").json()["status"] == "draining")
+        os.kill(server.http_process(), signal.SIGKILL)
+        readyz = httpx.get(f"{server.url}/readyz", timeout=60)
+        assert (readyz.status_code, readyz.json()["status"]) == (503, "draining")
+        assert post(server).status_code == 200
+        assert server.stop(signal.SIGTERM) == 0
+
+
+def refuses(url: str) -> bool:
+    """Whether nothing listens there any more."""
+    address = httpx.URL(url)
+    try:
+        with socket.create_connection((address.host, address.port or 0), timeout=10):
+            return False
+    except ConnectionRefusedError:
+        return True
 
 
 def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
@@ -121,7 +184,15 @@ def test_no_child_outlives_a_killed_parent(tmp_path: Path) -> None:
         server.process.kill()
         server.process.wait()
         for pid in children:
-            wait_for(lambda pid=pid: not Path(f"/proc/{pid}").exists())  # type: ignore[misc]
+            wait_for(lambda pid=pid: has_ended(pid))  # type: ignore[misc]
+
+
+def has_ended(pid: int) -> bool:
+    """Gone, or waiting for somebody to ask how it ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def test_a_model_that_cannot_be_had_is_named_and_the_others_serve(tmp_path: Path) -> None:

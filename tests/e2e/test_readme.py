@@ -44,6 +44,7 @@ def pointed_at(server: Server, code: str) -> str:
 
 
 @pytest.mark.parametrize("code", blocks("bash"))
+@pytest.mark.e2e
 def test_shell_snippets_run(code: str, server: Server, folder: Path) -> None:
     ended = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", pointed_at(server, code)],
@@ -115,13 +116,19 @@ def test_every_option_stands_in_the_table() -> None:
             assert f"`{default}`" in row or f"{default} |" in row
 
 
-def test_every_setting_is_an_environment_variable_that_deployment_or_help_knows() -> None:
+def test_every_setting_that_is_written_about_exists_and_has_a_flag() -> None:
+    files = ["README.md", "CONTRIBUTING.md", "Dockerfile", "docker-compose.yml"]
+    texts = [(ROOT / file).read_text() for file in files]
+    texts += [file.read_text() for file in (ROOT / "docs").glob("*.md")]
+    named = {name for text in texts for name in re.findall(r"\bAPP_([A-Z_]+[A-Z])\b", text)}
+    assert {name.lower() for name in named} <= set(Settings.model_fields)
+    assert {"HOST", "PORT", "MODELS", "DEADLINE_S", "MAX_QUEUE"} <= named
     help_text = subprocess.run(
         [sys.executable, "-m", "app", "serve", "--help"],
         capture_output=True, text=True, check=True, timeout=60, cwd=ROOT,
     ).stdout  # fmt: skip
-    for name in Settings.model_fields:
-        assert f"--{name.replace('_', '-')}" in help_text
+    for name in named:
+        assert f"--{name.lower().replace('_', '-')}" in help_text
 
 
 def test_the_files_that_the_readme_links_to_exist() -> None:

@@ -28,7 +28,7 @@ Options = dict[str, Any]
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     log = tmp_path_factory.mktemp("serving") / "log"
-    with serving(log, "--models", "tiny,wide") as running:
+    with serving(log, "--models", "tiny,wide", "--max-batch-size", "32") as running:
         yield running.wait_until_ready()
 
 
@@ -90,8 +90,19 @@ def test_gradcam_through_http_is_the_closed_form_of_pooling_and_a_linear_head(
 def test_the_same_image_alone_or_among_31_others_gets_the_same_answer(server: Server) -> None:
     uploads = [make_upload(seed=seed) for seed in range(32)]
     alone = [explain(server, upload, classes="top2") for upload in uploads]
+    batches, rows = (
+        server.metric("camserve_batch_rows_count"),
+        server.metric("camserve_batch_rows_sum"),
+    )
+    (worker,) = server.children("worker")
+    os.kill(worker, signal.SIGSTOP)  # until all are there
     with ThreadPoolExecutor(32) as pool:
-        together = list(pool.map(lambda upload: explain(server, upload, classes="top2"), uploads))
+        requests = [pool.submit(explain, server, upload, classes="top2") for upload in uploads]
+        wait_for(lambda: server.metric("camserve_in_flight") == 32)
+        os.kill(worker, signal.SIGCONT)
+        together = [request.result() for request in requests]
+    assert server.metric("camserve_batch_rows_sum") - rows == 32
+    assert server.metric("camserve_batch_rows_count") - batches < 16
     for one, other in zip(alone, together, strict=True):
         assert_same_answer(one, other)
 
@@ -135,10 +146,11 @@ def test_processes_load_only_what_they_use_and_stay_small(server: Server) -> Non
 
 
 def test_what_was_served_is_counted_for_all_processes_together(server: Server) -> None:
-    before = server.metric("camserve_requests_total")
+    answered = 'camserve_requests_total{route="/api/v1/explain",status="200"}'
+    before = server.metric(answered)
     rows = server.metric("camserve_batch_rows_sum")
     explain(server, make_upload())
-    assert server.metric("camserve_requests_total") > before
+    assert server.metric(answered) == before + 1
     assert server.metric("camserve_batch_rows_sum") == rows + 1
     assert server.metric("camserve_model_ready") == 2
 
