@@ -25,7 +25,10 @@ from tests.server import Server, serving, wait_for  # noqa: E402
 def main() -> None:
     """Start a server with the embedded models, disturb it, and print what was measured."""
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores")
-    shipped = {"APP_MODELS_DIR": str(ROOT / "models"), "APP_MODELS": "shapes,lesion"}
+    shipped = {
+        "APP_MODELS_DIR": str(ROOT / "models"),
+        "APP_MODELS": "shapes,lesion,lesion-shortcut",
+    }
     with (
         tempfile.TemporaryDirectory() as folder,
         serving(Path(folder) / "log", **shipped) as server,

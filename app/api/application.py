@@ -19,7 +19,7 @@ from app.errors import CamserveError
 from app.metrics import Metrics
 from app.service import Service
 
-_OPEN_PATHS = ("/", "/livez", "/readyz", "/page/", "/samples/")
+_OPEN_PATHS = ("/", "/livez", "/readyz", "/page/", "/samples/", "/docs", "/openapi.json")
 _EXPOSED = (
     "X-Request-ID", "Retry-After", "Server-Timing", "X-Top-Index", "X-Top-Score", "X-Top-Label",
 )  # fmt: skip

@@ -82,7 +82,9 @@ def _upload(options: type[PredictOptions]) -> Schema:
 
 
 def _bodies(properties: Schema) -> Schema:
-    picture = {"schema": _BINARY}
+    curl = 'curl --data-binary @photo.jpg -H "Content-Type: image/jpeg" …?top_k=3'
+    raw = {"summary": "the file itself; options in the query", "value": f"({curl})"}
+    picture = {"schema": _BINARY, "examples": {"raw": raw}}
     lists = [name for name, field in properties.items() if field.get("type") == "array"]
     return {
         "multipart/form-data": {

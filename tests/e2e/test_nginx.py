@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.api.schemas import Problem
 from tests.pictures import make_upload
 from tests.server import ROOT, Server, serving, wait_for
 
@@ -113,6 +114,9 @@ def test_a_picture_of_many_megabytes_passes_and_one_above_the_limit_gets_a_probl
     refused = post(proxy, padded + padded)
     assert refused.status_code == 413
     assert refused.headers["Content-Type"] == "application/problem+json"
+    problem = Problem.model_validate(refused.json())
+    assert (problem.status, problem.retryable) == (413, False)
+    assert problem.request_id == refused.headers["X-Request-ID"]
 
 
 def test_a_server_that_drains_and_ends_loses_no_request(proxy: str, servers: list[Server]) -> None:
