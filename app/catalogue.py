@@ -12,21 +12,25 @@ from app.errors import (
     UnknownModel,
 )
 from app.options import ExplainOptions, PredictOptions, top
-from app.types import Catalogue, ModelInfo
+from app.types import Catalogue, MethodInfo, ModelInfo
 
+_SHARED = {"activations", "gradients"}  # what every batch has
 _BEST_FIRST = ("ready", "loading", "failed", "unloaded")
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What the worker is asked to explain: indices and ``topK``, methods, and a layer.
+    """What the worker is asked to explain: indices and ``topK``, methods, layers.
 
-    ``maps`` is how many maps that makes.
+    ``needs`` is what the methods need beside activations and their gradients; ``maps`` is how many
+    maps they make.
     """
 
     classes: tuple[int | str, ...] = ()
     methods: tuple[str, ...] = ()
-    layer: str | None = None
+    layers: tuple[str, ...] = ()
+    against: tuple[int, ...] = ()
+    needs: tuple[str, ...] = ()
     maps: int = 0
 
 
@@ -91,26 +95,58 @@ class Models:
         """
         if not isinstance(options, ExplainOptions):
             return Plan()
-        layer = _find_layer(options.layer, model)
         _check_methods(options.method, model)
-        classes = tuple(_resolve(entry, model) for entry in options.classes)
+        methods = [self.methods[name] for name in options.method]
+        layers = _find_layers(options.layer, model, methods)
+        classes = tuple(_resolve("classes", entry, model) for entry in options.classes)
         if len(set(classes)) < len(classes):
             raise _invalid("classes", "the same class is given twice, as index and as label")
-        maps = len(options.method) * sum(_count(entry, model) for entry in classes)
+        maps = len(methods) * sum(_count(entry, model) for entry in classes)
         if maps > max_maps:
             raise _invalid("classes", f"asks for {maps} maps; the limit is {max_maps}")
-        return Plan(classes=classes, methods=options.method, layer=layer, maps=maps)
+        return Plan(
+            classes=classes,
+            methods=options.method,
+            layers=layers,
+            against=_find_rivals(options.against, model, methods),
+            needs=tuple(sorted({need for m in methods for need in m.needs} - _SHARED)),
+            maps=maps,
+        )
 
 
-def _find_layer(layer: str | None, model: ModelInfo) -> str | None:
-    """The layer's own name; None for the model's own layer, named or not: both share a batch."""
-    if layer is None:
-        return None
-    found = [known.name for known in model.layers if layer in {known.name, *known.aliases}]
-    if not found:
-        raise _invalid("layer", f"{model.name} has no layer {layer!r} that holds a map;"
-                       f" see /api/v1/models/{model.name}")  # fmt: skip
-    return None if found[0] == model.layer else found[0]
+def _find_layers(
+    layers: Sequence[str], model: ModelInfo, methods: Sequence[MethodInfo]
+) -> tuple[str, ...]:
+    """The layers' own names; none for the model's own one, named or not: both share a batch."""
+    found = tuple(_find_layer(layer, model) for layer in layers)
+    at_layers = [m for m in methods if "activations" in m.needs]
+    if found and not at_layers:
+        raise _invalid("layer", f"{methods[0].name} looks at no layer; leave it out")
+    if len(set(found)) < len(found):
+        raise _invalid("layer", "the same layer is given twice, by two of its names")
+    for method in at_layers:
+        if len(found) > 1 and not method.several_layers:
+            raise _invalid("layer", f"{method.name} takes one layer; layercam takes several")
+    return () if found == (model.layer,) else found
+
+
+def _find_layer(layer: str, model: ModelInfo) -> str:
+    for known in model.layers:
+        if layer in {known.name, *known.aliases}:
+            return known.name
+    raise _invalid("layer", f"{model.name} has no layer {layer!r} that holds a map;"
+                   f" see /api/v1/models/{model.name}")  # fmt: skip
+
+
+def _find_rivals(
+    against: Sequence[int | str], model: ModelInfo, methods: Sequence[MethodInfo]
+) -> tuple[int, ...]:
+    if against and not any(method.against for method in methods):
+        raise _invalid("against", "is for finercam alone")
+    rivals = [_resolve("against", entry, model) for entry in against]
+    if any(isinstance(rival, str) for rival in rivals):
+        raise _invalid("against", "each must be an index or a label")
+    return tuple(rival for rival in rivals if isinstance(rival, int))
 
 
 def _check_methods(methods: Iterable[str], model: ModelInfo) -> None:
@@ -120,20 +156,20 @@ def _check_methods(methods: Iterable[str], model: ModelInfo) -> None:
                            f" {', '.join(model.methods)}")  # fmt: skip
 
 
-def _resolve(entry: int | str, model: ModelInfo) -> int | str:
+def _resolve(option: str, entry: int | str, model: ModelInfo) -> int | str:
     """An index or ``topK`` as it is; a label becomes its index."""
     if isinstance(entry, int):
         if not 0 <= entry < len(model.labels):
-            raise _invalid("classes", f"{entry} is not from 0 to {len(model.labels) - 1}")
+            raise _invalid(option, f"{entry} is not from 0 to {len(model.labels) - 1}")
         return entry
     if top(entry):
         return entry
     indices = [index for index, label in enumerate(model.labels) if label == entry]
     if not indices:
-        raise _invalid("classes", f"{model.name} has no label {entry!r}")
+        raise _invalid(option, f"{model.name} has no label {entry!r}")
     if len(indices) > 1:
         listed = ", ".join(map(str, indices))
-        raise _invalid("classes", f"{entry!r} is the label of several classes; say which: {listed}")
+        raise _invalid(option, f"{entry!r} is the label of several classes; say which: {listed}")
     return indices[0]
 
 

@@ -12,6 +12,7 @@ Output = Literal["heatmap", "overlay", "raw"]
 Format = Literal["png", "webp", "jpeg"]
 
 _MAX_ENTRIES = 1000
+_MAX_LAYERS = 8
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _TOP = re.compile(r"top([1-9][0-9]{0,3})")
@@ -120,7 +121,22 @@ class ExplainOptions(PredictOptions):
             description="Names from /api/v1/methods; several are compared.",
         ),
     ] = ("gradcam",)
-    layer: str | None = Field(None, description="A layer of the model; its own cut if absent.")
+    layer: Annotated[
+        tuple[str, ...],
+        BeforeValidator(split_commas),
+        Field(
+            max_length=_MAX_LAYERS,
+            description="A layer of the model, or several for layercam; its own cut if absent.",
+        ),
+    ] = ()
+    against: Annotated[
+        tuple[ClassName, ...],
+        BeforeValidator(split_commas),
+        Field(
+            max_length=_MAX_ENTRIES,
+            description="finercam: the classes to compare with; the three nearest if absent.",
+        ),
+    ] = ()
     output: Annotated[
         tuple[Output, ...],
         BeforeValidator(split_commas),
@@ -158,7 +174,7 @@ class ExplainOptions(PredictOptions):
 
     @model_validator(mode="after")
     def _no_repeats(self) -> "ExplainOptions":
-        for name in ("classes", "method", "output"):
+        for name in ("classes", "method", "output", "layer", "against"):
             values: tuple[Any, ...] = getattr(self, name)
             if len(set(values)) < len(values):
                 raise ValueError(f"{name}: the same entry is given twice")

@@ -178,7 +178,9 @@ def _job(model: ModelInfo, plan: Plan, read: _Read, deadline: float) -> Job:
         deadline=deadline,
         classes=plan.classes,
         methods=plan.methods,
-        layer=plan.layer,
+        layers=plan.layers,
+        against=plan.against,
+        needs=plan.needs,
     )
 
 

@@ -32,15 +32,23 @@ class Preprocess(Frozen):
 
 
 class MethodInfo(Frozen):
-    """An explanation method as ``GET /api/v1/methods`` tells it."""
+    """An explanation method as ``GET /api/v1/methods`` tells it.
+
+    ``relu``: its picture shows positive values alone. ``several_layers`` and ``against``: it takes
+    these options. ``lane``, ``needs`` and these two are read off its code.
+    """
 
     name: str
     title: str
     paper: str
-    lane: Literal["fast", "slow"]
-    needs: str
     cost: str
-    relu: bool
+    lane: Literal["fast", "slow"] = "fast"
+    needs: tuple[str, ...] = ()
+    relu: bool = True
+    class_specific: bool = True
+    several_layers: bool = False
+    against: bool = False
+    warning: str = ""
 
 
 class LayerInfo(Frozen):
@@ -86,7 +94,9 @@ class Catalogue(Frozen):
 class Job:
     """One picture for one model, as the worker takes it.
 
-    ``classes`` holds class indices and ``"topK"``; no ``methods`` means predict only.
+    ``classes`` holds class indices and ``"topK"``; no ``methods`` means predict only; no ``layers``
+    the model's own. ``needs`` is what the methods need beside the activations and their gradients:
+    rows of the same needs can share a batch.
     ``deadline`` is in seconds of ``time.monotonic()``, which all processes of a machine share.
     """
 
@@ -96,7 +106,9 @@ class Job:
     deadline: float
     classes: tuple[int | str, ...] = ()
     methods: tuple[str, ...] = ()
-    layer: str | None = None
+    layers: tuple[str, ...] = ()
+    against: tuple[int, ...] = ()
+    needs: tuple[str, ...] = ()
     alone: bool = False
 
 

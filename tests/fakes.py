@@ -28,9 +28,8 @@ def _method(name: str) -> MethodInfo:
         title=name.upper(),
         paper="https://example.org/paper",
         lane="fast",
-        needs="activations",
+        needs=("activations", "gradients"),
         cost="one pass",
-        relu=True,
     )
 
 
@@ -106,7 +105,7 @@ def compute(job: Job) -> JobResult:
     picked: list[int] = []
     for entry in job.classes:
         picked += [entry] if isinstance(entry, int) else ranking[: int(entry.removeprefix("top"))]
-    layer = job.layer or "deep"
+    layer = ",".join(job.layers) or "deep"
     maps = tuple(
         ClassMap(index=index, method=method, layer=layer, values=_map(job.pixels, index, layer))
         for method in job.methods

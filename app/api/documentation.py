@@ -129,6 +129,8 @@ def _parameter(name: str, field: Schema) -> Schema:
 
 def _present(field: Schema) -> Schema:
     """An option that may be absent: nobody sends null."""
+    if field.get("default") == []:
+        return {key: value for key, value in field.items() if key != "default"}
     if "anyOf" not in field:
         return field
     (only,) = (choice for choice in field["anyOf"] if choice != {"type": "null"})

@@ -54,14 +54,24 @@ class Grid:
 class Cut:
     """A classifier in two parts.
 
-    ``forward_head`` returns ``(logits, target)``; ``target`` is the value to explain: the
-    activations themselves where the cut is clean, else a value inside the head.
+    ``forward_head`` returns ``(logits, *targets)``; a target is a value to explain: the activations
+    themselves where the cut is clean, else a value inside the head; one for each of ``layers``.
     """
 
-    layer: str
-    grid: Grid
+    layers: tuple[str, ...]
+    grids: tuple[Grid, ...]
     forward_features: nn.Module
     forward_head: nn.Module
+
+    @property
+    def layer(self) -> str:
+        """The layers' names, with commas between."""
+        return ",".join(self.layers)
+
+    @property
+    def grid(self) -> Grid:
+        """That of the first layer."""
+        return self.grids[0]
 
 
 class Cutter:
@@ -78,7 +88,8 @@ class Cutter:
     def __init__(self, model: nn.Module, example: Tensor) -> None:
         self._model = model
         self._graph, self._outputs = _trace(model)
-        self._grids = _usable(fx.GraphModule(model, self._graph), example)
+        self.module = fx.GraphModule(model, self._graph)
+        self._grids = _usable(self.module, example)
         self._clean = _clean_values(self._graph)
 
     @cached_property
@@ -103,21 +114,21 @@ class Cutter:
             node = node.all_input_nodes[0]
         return self._name(node)
 
-    def cut(self, layer: str) -> Cut:
-        """Cut at a layer: one of ``layers``, or another path to the same place.
+    def cut(self, *layers: str) -> Cut:
+        """Cut so that these layers can be explained: each one of ``layers``, or a path to one.
 
         Raises:
             KeyError: there is no such layer, or it holds no map.
         """
-        target = self._find(layer)
+        targets = [self._find(layer) for layer in layers]
         nodes = list(self._graph.nodes)
-        upto = nodes.index(target)
+        upto = min(map(nodes.index, targets))
         start = next(n for n in reversed(nodes[: upto + 1]) if n in self._clean)
         return Cut(
-            layer=self._name(target),
-            grid=self._grids[target],
+            layers=tuple(map(self._name, targets)),
+            grids=tuple(self._grids[target] for target in targets),
             forward_features=_trunk(self._model, nodes, start),
-            forward_head=_head(self._model, nodes, start, target),
+            forward_head=_head(self._model, nodes, start, targets),
         )
 
     def _find(self, layer: str) -> fx.Node:
@@ -263,13 +274,13 @@ def _trunk(model: nn.Module, nodes: list[fx.Node], stop: fx.Node) -> fx.GraphMod
 
 
 def _head(
-    model: nn.Module, nodes: list[fx.Node], start: fx.Node, target: fx.Node
+    model: nn.Module, nodes: list[fx.Node], start: fx.Node, targets: Sequence[fx.Node]
 ) -> fx.GraphModule:
     graph = fx.Graph()
     copies = {start: graph.placeholder("activations")}
     for node in _after(nodes, start):
         if node.op == "output":
-            graph.output((copies[node.args[0]], copies[target]))  # type: ignore[index]
+            graph.output((copies[node.args[0]], *map(copies.__getitem__, targets)))  # type: ignore[index]
         else:
             copies[node] = _out_of_place(model, graph.node_copy(node, copies.__getitem__))
     return _module(model, graph, "Head")

@@ -1,6 +1,7 @@
 """A classifier that is loaded, cut, checked and ready to serve."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from threading import Lock
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from app.backbones import torchvision
 from app.backbones.cut import Cut, Cutter
 from app.backbones.manifest import Manifest
+from app.backbones.rewire import attend, guided, has_attention, has_relu
 from app.backbones.selfcheck import self_check
 from app.backbones.weights import load_weights
 from app.errors import InvalidOption, ModelCheckFailed
@@ -40,28 +42,46 @@ class Model:
         self._scale = 1 / (torch.tensor(self.preprocess.std, device=device).view(1, 3, 1, 1) * 255)
         example = self._example()
         self._cutter = Cutter(self.module, example)
-        self._cuts: dict[str | None, Cut] = {}
+        self._cuts: dict[tuple[str, ...], Cut] = {}
         self._lock = Lock()
         self.layer = self._layer(manifest)
-        num_classes = self_check(self.module, self.cut(None), example)
+        num_classes = self_check(self.module, self.cut(), example)
         self.labels = torchvision.labels(manifest, num_classes)
         self.info = self._describe(manifest)
 
-    def cut(self, layer: str | None) -> Cut:
-        """The cut at a layer, or the model's own; made once and kept.
+    def cut(self, *layers: str) -> Cut:
+        """The cut at some layers, or the model's own; made once and kept.
 
         Raises:
             InvalidOption: there is no such layer.
         """
         with self._lock:
-            if layer not in self._cuts:
+            if layers not in self._cuts:
                 try:
-                    self._cuts[layer] = self._cutter.cut(layer or self.layer)
+                    self._cuts[layers] = self._cutter.cut(*(layers or (self.layer,)))
                 except KeyError as exc:
                     raise InvalidOption(
-                        f"layer: {layer!r} is no layer of this model that holds a map"
+                        f"layer: {exc.args[0]!r} is no layer of this model that holds a map"
                     ) from exc
-            return self._cuts[layer]
+            return self._cuts[layers]
+
+    @cached_property
+    def provides(self) -> frozenset[str]:
+        """What methods may need of this model: the names of their parameters."""
+        provided = {"activations", "gradients", "inputs", "input_gradients"}
+        if has_relu(self._cutter.module):
+            provided.add("guided_gradients")
+        if has_attention(self._cutter.module) and self.cut().grid.prefix:
+            provided |= {"attention", "attention_gradients"}
+        return frozenset(provided)
+
+    def guided(self, x: Tensor) -> Tensor:
+        """The logits, [N, classes], through ReLUs that let no negative gradient pass."""
+        return guided(self._cutter.module, x)
+
+    def attend(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The logits, and the attention of each block, [N, heads, T, T]."""
+        return attend(self._cutter.module, x)
 
     def normalize(self, pictures: Sequence[Pixels]) -> Tensor:
         """Pictures, each uint8 [H, W, 3] → float32 [N, 3, H, W], channels last, on the device."""

@@ -24,9 +24,10 @@ class Entry:
     arrived: float = field(default_factory=time.monotonic)
 
     @property
-    def key(self) -> tuple[str, str, str | None]:
+    def key(self) -> tuple[object, ...]:
         """Rows of the same key can share a trunk pass."""
-        return self.job.model, self.job.version, self.job.layer
+        job = self.job
+        return job.model, job.version, job.layers, job.needs
 
 
 class BatchQueue:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,9 +12,12 @@ from app.backbones.cut import TRACING, Cut
 from app.backbones.model import Model
 from app.backbones.registry import Registry
 from app.engine.batching import Outcome
+from app.engine.evidence import Evidence, Objectives
 from app.errors import NonFiniteOutput
-from app.explain.registry import Method, methods
-from app.types import Catalogue, ClassMap, Job, JobResult
+from app.explain.registry import Method, Objective, methods
+from app.types import Catalogue, ClassMap, Job, JobResult, ModelInfo
+
+Maps = np.ndarray[tuple[int, int, int], np.dtype[np.float32]]
 
 
 class Runner:
@@ -42,10 +46,19 @@ class Runner:
             device=str(self._registry.device),
             torch=torch.__version__,
             models=tuple(
-                model.model_copy(update={"methods": tuple(info.name for info in known)})
+                model.model_copy(update={"methods": self._suited(model)})
                 for model in self._registry.models()
             ),
             methods=known,
+        )
+
+    def _suited(self, model: ModelInfo) -> tuple[str, ...]:
+        """The methods whose needs the model can meet."""
+        if model.state != "ready":
+            return ()
+        provided = self._registry.get(model.name, str(model.version)).provides
+        return tuple(
+            name for name, method in methods().items() if provided.issuperset(method.info.needs)
         )
 
     def _warm_up(self, model: Model) -> None:
@@ -59,87 +72,116 @@ class Runner:
 
 
 def run(model: Model, jobs: Sequence[Job]) -> list[Outcome]:
-    """Run rows that share a model and a layer: one trunk pass, one head pass, few gradients.
+    """Run rows that share a model, layers and needs: one trunk pass, one head pass, few gradients.
 
     Rows mix freely: predict only, one class or several, one method or several. A row whose numbers
     are not finite fails alone.
 
     Args:
         model: a ready model.
-        jobs: at least one; all of the same layer.
+        jobs: at least one; all of the same layers and needs.
 
     Returns:
         An outcome for each job, in order.
     """
     started = time.perf_counter()
-    cut = model.cut(jobs[0].layer)
-    with torch.no_grad():
-        activations = cut.forward_features(model.normalize([job.pixels for job in jobs])).float()
-    explained = any(job.methods for job in jobs)
-    with torch.set_grad_enabled(explained):
-        logits, target = cut.forward_head(activations.requires_grad_(explained))
-    scores = torch.softmax(logits.detach(), dim=1).cpu().numpy()  # [N, classes]
-    numbers = logits.detach().cpu().numpy()
-    classes = [_class_indices(job, row) for job, row in zip(jobs, numbers, strict=True)]
+    evidence = Evidence(
+        model,
+        model.cut(*jobs[0].layers),
+        model.normalize([job.pixels for job in jobs]),
+        differentiable=any(job.methods for job in jobs),
+    )
+    scores = torch.softmax(evidence.logits, dim=1).cpu().numpy()  # [N, classes]
+    logits = evidence.logits.cpu()
+    plans = [_plan(job, row) for job, row in zip(jobs, logits, strict=True)]
     forward_done = time.perf_counter()
-    maps = _maps(cut, jobs, classes, logits, target)
+    maps = _maps(evidence, plans)
     timings = {
         "forward": (forward_done - started) * 1e3,
         "backward": (time.perf_counter() - forward_done) * 1e3,
     }
     return [
         _outcome(JobResult(logits=n, scores=s, maps=m, timings=timings, batch_rows=len(jobs)))
-        for n, s, m in zip(numbers, scores, maps, strict=True)
+        for n, s, m in zip(logits.numpy(), scores, maps, strict=True)
     ]
 
 
-def _class_indices(job: Job, logits: np.ndarray[tuple[int], np.dtype[np.float32]]) -> list[int]:
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """A map that a row asks for, and the turn at which its objective is differentiated."""
+
+    method: Method
+    class_idx: int
+    turn: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """A row's wishes, and its objectives, each [classes], in the order of their turns."""
+
+    wishes: list[_Wish]
+    objectives: list[Tensor]
+
+
+def _plan(job: Job, logits: Tensor) -> _Plan:
+    """Methods with the same objective share a turn."""
+    turns: dict[tuple[Objective, int], int] = {}
+    wishes: list[_Wish] = []
+    objectives: list[Tensor] = []
+    for method in (methods()[name] for name in job.methods):
+        for class_idx in class_indices(job.classes, logits.numpy()):
+            key = (method.objective, class_idx)
+            if key not in turns:
+                turns[key] = len(objectives)
+                objectives.append(method.objective(logits, class_idx, job.against))
+            wishes.append(_Wish(method, class_idx, turns[key]))
+    return _Plan(wishes, objectives)
+
+
+def class_indices(
+    classes: Sequence[int | str], logits: np.ndarray[tuple[int], np.dtype[np.float32]]
+) -> list[int]:
     """``top3`` becomes three indices; a class asked for twice is explained once."""
-    if not job.methods:
-        return []
     ranking = np.argsort(-logits, kind="stable").tolist()
     found: dict[int, None] = {}
-    for entry in job.classes:
+    for entry in classes:
         picked = [entry] if isinstance(entry, int) else ranking[: int(entry.removeprefix("top"))]
         found.update(dict.fromkeys(picked))
     return list(found)
 
 
-def _maps(
-    cut: Cut, jobs: Sequence[Job], classes: Sequence[list[int]], logits: Tensor, target: Tensor
-) -> list[tuple[ClassMap, ...]]:
-    """Round k differentiates the k-th class of every row at once: the longest row sets the cost."""
-    rounds = max(map(len, classes))
-    activations = cut.grid.maps(target.detach())
-    computed: list[dict[str, np.ndarray[tuple[int, int, int], np.dtype[np.float32]]]] = []
-    used = {name: methods()[name] for job in jobs for name in job.methods}
-    for turn in range(rounds):
-        picked = torch.tensor([row[turn] if turn < len(row) else 0 for row in classes])
-        gradients = cut.grid.maps(_gradient(logits, target, picked, last=turn == rounds - 1))
-        computed.append({name: _compute(m, activations, gradients) for name, m in used.items()})
+def _maps(evidence: Evidence, plans: Sequence[_Plan]) -> list[tuple[ClassMap, ...]]:
+    """Turn k differentiates the k-th objective of every row: the longest row sets the cost."""
+    computed = [_turn(evidence, plans, k) for k in range(max(len(p.objectives) for p in plans))]
     return [
         tuple(
-            ClassMap(index=index, method=name, layer=cut.layer, values=computed[turn][name][row])
-            for name in job.methods
-            for turn, index in enumerate(classes[row])
+            ClassMap(
+                index=wish.class_idx,
+                method=wish.method.info.name,
+                layer=place(wish.method, evidence.cut),
+                values=computed[wish.turn][wish.method.info.name][row],
+            )
+            for wish in plan.wishes
         )
-        for row, job in enumerate(jobs)
+        for row, plan in enumerate(plans)
     ]
 
 
-def _gradient(logits: Tensor, target: Tensor, class_idx: Tensor, *, last: bool) -> Tensor:
-    with torch.enable_grad():
-        chosen = logits.gather(1, class_idx.to(logits.device).unsqueeze(1)).sum()
-        (gradient,) = torch.autograd.grad(chosen, target, retain_graph=not last)
-    return gradient
+def _turn(evidence: Evidence, plans: Sequence[_Plan], turn: int) -> dict[str, Maps]:
+    idle = torch.zeros_like(evidence.logits[0], device="cpu")
+    weights = [p.objectives[turn] if turn < len(p.objectives) else idle for p in plans]
+    objective = Objectives(evidence, torch.stack(weights).to(evidence.logits.device))
+    wanted = {wish.method.info.name: wish.method
+              for plan in plans for wish in plan.wishes if wish.turn == turn}  # fmt: skip
+    return {name: objective.maps(method).cpu().numpy() for name, method in wanted.items()}
 
 
-def _compute(
-    method: Method, activations: Tensor, gradients: Tensor
-) -> np.ndarray[tuple[int, int, int], np.dtype[np.float32]]:
-    maps = method.compute(activations.float(), gradients.float())  # [N, h, w]
-    result: np.ndarray[tuple[int, int, int], np.dtype[np.float32]] = maps.cpu().numpy()
-    return result
+def place(method: Method, cut: Cut) -> str:
+    """Where a method looks: at a layer, at the picture, or at the attention of every block."""
+    needs = set(method.info.needs)
+    if "activations" in needs:
+        return cut.layer
+    return "attention" if "attention" in needs else "input"
 
 
 def _outcome(result: JobResult) -> Outcome:

@@ -62,7 +62,9 @@ def pack_job(job_id: int, job: Job) -> list[Frame]:
         "deadline": job.deadline,
         "classes": job.classes,
         "methods": job.methods,
-        "layer": job.layer,
+        "layers": job.layers,
+        "against": job.against,
+        "needs": job.needs,
         "alone": job.alone,
         "shape": job.pixels.shape,
     }
@@ -78,7 +80,9 @@ def unpack_job(header: Header, frames: list[bytes]) -> Job:
         deadline=header["deadline"],
         classes=tuple(header["classes"]),
         methods=tuple(header["methods"]),
-        layer=header["layer"],
+        layers=tuple(header["layers"]),
+        against=tuple(header["against"]),
+        needs=tuple(header["needs"]),
         alone=header["alone"],
     )
 

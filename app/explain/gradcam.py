@@ -9,10 +9,7 @@ INFO = MethodInfo(
     name="gradcam",
     title="Grad-CAM",
     paper="https://arxiv.org/abs/1610.02391",
-    lane="fast",
-    needs="activation_gradient",
     cost="one pass",
-    relu=True,
 )
 
 

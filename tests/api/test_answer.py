@@ -180,7 +180,7 @@ def test_a_layer_is_passed_on_and_named(api: Api) -> None:
 
 def test_the_models_own_layer_shares_a_batch_with_requests_that_name_none(api: Api) -> None:
     assert api.form(layer="deep").status_code == 200
-    assert api.engine.jobs[0].layer is None
+    assert api.engine.jobs[0].layers == ()
 
 
 def test_a_deadline_reaches_the_job_but_never_passes_the_servers(api: Api) -> None:

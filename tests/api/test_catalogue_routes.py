@@ -39,7 +39,8 @@ def test_without_a_worker_the_list_is_empty_and_one_model_is_503() -> None:
 def test_methods_are_listed_with_their_cost(api: Api) -> None:
     listed = MethodsResponse.model_validate(api.get("/api/v1/methods").json())
     assert [(m.name, m.lane, m.needs) for m in listed.methods] == [
-        ("gradcam", "fast", "activations"), ("layercam", "fast", "activations"),
+        ("gradcam", "fast", ("activations", "gradients")),
+        ("layercam", "fast", ("activations", "gradients")),
     ]  # fmt: skip
 
 

@@ -84,13 +84,14 @@ def test_every_option_is_documented_in_each_place(path: str, options: type[Predi
 def test_optional_options_are_absent_and_not_null() -> None:
     for parameter in OPERATIONS[EXPLAIN, "post"]["parameters"]:
         assert {"type": "null"} not in parameter["schema"].get("anyOf", [])
-    layer = next(p for p in OPERATIONS[EXPLAIN, "post"]["parameters"] if p["name"] == "layer")
-    assert layer["schema"] == {"type": "string", "title": "Layer"}
+    schemas = {p["name"]: p["schema"] for p in OPERATIONS[EXPLAIN, "post"]["parameters"]}
+    assert schemas["model"] == {"type": "string", "title": "Model"}
+    assert "default" not in schemas["layer"]
 
 
 def test_lists_are_documented_with_commas() -> None:
     lists = {p["name"]: p for p in OPERATIONS[EXPLAIN, "post"]["parameters"] if "explode" in p}
-    assert set(lists) == {"classes", "method", "output"}
+    assert set(lists) == {"classes", "method", "output", "layer", "against"}
     assert not any(parameter["explode"] for parameter in lists.values())
 
 
@@ -119,7 +120,8 @@ def test_defaults_are_those_of_a_request_without_options(api: Api) -> None:
     }
     explicit, plain = api.json(**given).json(), api.json().json()
     assert explicit["explanations"] == plain["explanations"]
-    assert set(given) == set(ExplainOptions.model_fields) - {"model", "layer", "deadline_ms"}
+    optional = {"model", "layer", "against", "deadline_ms"}
+    assert set(given) == set(ExplainOptions.model_fields) - optional
 
 
 def test_the_document_can_be_asked_for_again() -> None:

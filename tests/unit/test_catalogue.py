@@ -12,7 +12,7 @@ from app.errors import (
     UnknownModel,
 )
 from app.options import ExplainOptions, PredictOptions
-from app.types import Catalogue, ModelInfo, ModelState
+from app.types import Catalogue, MethodInfo, ModelInfo, ModelState
 from tests.fakes import CATALOGUE, COLOURS, TWINS
 
 MODELS = Models([CATALOGUE])
@@ -24,6 +24,24 @@ def worker(*models: ModelInfo) -> Catalogue:
 
 def plan(model: ModelInfo = COLOURS, max_maps: int = 4, **options: object) -> Plan:
     return MODELS.plan(model, ExplainOptions.model_validate(options), max_maps)
+
+
+CAM = ("activations", "gradients")
+VARIED = {
+    method.name: method
+    for method in (
+        MethodInfo(name="gradcam", title="", paper="", cost="", needs=CAM),
+        MethodInfo(name="layercam", title="", paper="", cost="", needs=CAM, several_layers=True),
+        MethodInfo(name="finercam", title="", paper="", cost="", needs=CAM, against=True),
+        MethodInfo(name="saliency", title="", paper="", cost="", needs=("input_gradients",)),
+    )
+}
+
+
+def plan_of_many(**options: object) -> Plan:
+    models = Models([CATALOGUE.model_copy(update={"methods": tuple(VARIED.values())})])
+    model = COLOURS.model_copy(update={"methods": tuple(VARIED)})
+    return models.plan(model, ExplainOptions.model_validate(options), 9)
 
 
 def test_a_model_has_the_best_state_that_it_has_on_any_worker() -> None:
@@ -85,10 +103,42 @@ def test_labels_become_indices_and_top_n_stays() -> None:
 
 
 def test_the_layer_is_named_only_where_it_is_not_the_models_own() -> None:
-    assert plan().layer is None
-    assert plan(layer="deep").layer is None
-    assert plan(layer="deep.1").layer is None
-    assert plan(layer="shallow").layer == "shallow"
+    assert plan().layers == ()
+    assert plan(layer="deep").layers == ()
+    assert plan(layer="deep.1").layers == ()
+    assert plan(layer="shallow").layers == ("shallow",)
+
+
+def test_only_what_a_batch_does_not_have_anyway_is_a_need() -> None:
+    assert plan_of_many(method="gradcam").needs == ()
+    assert plan_of_many(method="saliency,gradcam").needs == ("input_gradients",)
+
+
+def test_rivals_become_indices() -> None:
+    assert plan_of_many(method="finercam", against="blue,0").against == (2, 0)
+
+
+def test_a_method_for_several_layers_may_name_several() -> None:
+    assert plan_of_many(method="layercam", layer="shallow,deep").layers == ("shallow", "deep")
+
+
+@pytest.mark.parametrize(
+    ("options", "field", "message"),
+    [
+        ({"method": "saliency", "layer": "deep"}, "layer", "saliency looks at no layer"),
+        ({"method": "gradcam", "layer": "deep,shallow"}, "layer", "gradcam takes one layer"),
+        ({"method": "layercam", "layer": "deep,deep.1"}, "layer", "twice"),
+        ({"method": "gradcam", "against": "1"}, "against", "finercam alone"),
+        ({"method": "finercam", "against": "top2"}, "against", "an index or a label"),
+        ({"method": "finercam", "against": "mauve"}, "against", "no label 'mauve'"),
+    ],
+)
+def test_options_that_a_method_does_not_take_are_refused(
+    options: dict[str, Any], field: str, message: str
+) -> None:
+    with pytest.raises(InvalidOption, match=message) as caught:
+        plan_of_many(**options)
+    assert [name for name, _ in caught.value.fields] == [field]
 
 
 @pytest.mark.parametrize(

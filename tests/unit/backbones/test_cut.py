@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from app.backbones.cut import Cutter
 from app.errors import ModelCheckFailed
-from tests.unit.backbones.conftest import MakeModel
+from tests.unit.conftest import MakeModel
 
 CUTS = {
     "resnet18": ("layer4", (7, 7)),
@@ -31,7 +31,7 @@ def test_the_cut_is_found_and_its_two_parts_are_the_model(
     architecture: str, make_model: MakeModel
 ) -> None:
     model = make_model(architecture)
-    cut = model.cut(None)
+    cut = model.cut()
     assert (cut.layer, (cut.grid.height, cut.grid.width)) == CUTS[architecture]
     x = example()
     with torch.no_grad():
@@ -76,8 +76,8 @@ def test_the_gradient_at_a_layer_inside_the_head_is_that_of_the_whole_model(
 def test_a_map_has_channels_first_whatever_the_model_has(make_model: MakeModel) -> None:
     for architecture, layer, channels in (
         ("swin_t", "features.7", 768),
-        ("vit_b_16", None, 768),
-        ("resnet18", None, 512),
+        ("vit_b_16", "encoder.layers.encoder_layer_10", 768),
+        ("resnet18", "layer4", 512),
     ):
         cut = make_model(architecture).cut(layer)
         with torch.no_grad():
@@ -87,7 +87,7 @@ def test_a_map_has_channels_first_whatever_the_model_has(make_model: MakeModel) 
 
 
 def test_tokens_become_the_grid_they_were_cut_from(make_model: MakeModel) -> None:
-    cut = make_model("vit_b_16").cut(None)
+    cut = make_model("vit_b_16").cut()
     tokens = torch.arange(197, dtype=torch.float32).view(1, 197, 1)
     grid = cut.grid.maps(tokens)
     assert grid[0, 0, 0, 0] == 1  # the class token is left out

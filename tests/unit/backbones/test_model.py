@@ -3,6 +3,7 @@
 import hashlib
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,7 +21,7 @@ from app.backbones.model import Model
 from app.backbones.registry import Registry
 from app.backbones.selfcheck import linear_after_pooling, self_check
 from app.errors import InvalidOption, ManifestError, ModelCheckFailed, ModelNotLoaded
-from tests.unit.backbones.conftest import MakeModel
+from tests.unit.conftest import MakeModel
 
 CPU = torch.device("cpu")
 
@@ -272,7 +273,7 @@ def test_a_head_that_is_not_the_models_is_refused() -> None:
             logits, target = cut.forward_head(activations)
             return logits * 1.01, target
 
-    wrong = Cut(cut.layer, cut.grid, cut.forward_features, Off())
+    wrong = replace(cut, forward_head=Off())
     with pytest.raises(ModelCheckFailed, match="split"):
         self_check(model, wrong, example)
 

@@ -20,13 +20,22 @@ def make_entry(
     job_id: int = 0,
     *,
     model: str = "m",
-    layer: str | None = None,
+    layers: tuple[str, ...] = (),
+    needs: tuple[str, ...] = (),
     alone: bool = False,
     deadline: float = LATER,
     owner: object = None,
     settled: list[Outcome] | None = None,
 ) -> Entry:
-    job = Job(model=model, version="v", pixels=PIXELS, deadline=deadline, layer=layer, alone=alone)
+    job = Job(
+        model=model,
+        version="v",
+        pixels=PIXELS,
+        deadline=deadline,
+        layers=layers,
+        needs=needs,
+        alone=alone,
+    )
     outcomes: list[Outcome] = [] if settled is None else settled
     return Entry(job=job, owner=owner, job_id=job_id, settle=outcomes.append)
 
@@ -49,8 +58,8 @@ def test_an_idle_device_takes_all_that_waits_up_to_the_largest_batch() -> None:
 
 def test_rows_of_other_models_and_layers_wait_for_a_batch_of_their_own() -> None:
     queue = BatchQueue(max_batch_size=8)
-    for job_id, (model, layer) in enumerate([("a", None), ("b", None), ("a", "x"), ("a", None)]):
-        queue.put(make_entry(job_id, model=model, layer=layer))
+    for job_id, (model, layers) in enumerate([("a", ()), ("b", ()), ("a", ("x",)), ("a", ())]):
+        queue.put(make_entry(job_id, model=model, layers=layers))
     assert drain(queue) == [[0, 3], [1], [2]]
 
 

@@ -20,6 +20,7 @@ from app.backbones.registry import Registry
 from app.engine.runner import Runner, run
 from app.engine.worker import execute
 from app.errors import CamserveError, InvalidOption, ModelNotLoaded, NonFiniteOutput
+from app.explain.registry import methods
 from app.types import Job, JobResult
 
 SIDE = 96
@@ -52,17 +53,19 @@ def pictures() -> NDArray[Any]:
 def make_job(
     pixels: NDArray[Any],
     *classes: int | str,
-    layer: str | None = None,
+    layers: tuple[str, ...] = (),
+    methods: tuple[str, ...] = ("gradcam",),
+    needs: tuple[str, ...] = (),
 ) -> Job:
-    methods = ("gradcam",) if classes else ()
     return Job(
         model="m",
         version="v",
         pixels=pixels,
         deadline=0,
         classes=classes,
-        methods=methods,
-        layer=layer,
+        methods=methods if classes else (),
+        layers=layers,
+        needs=needs,
     )
 
 
@@ -124,7 +127,7 @@ def test_gradcam_is_the_closed_form_on_pooling_and_a_linear_head(
 ) -> None:
     (result,) = results(model, [make_job(pictures[0], 3)])
     with torch.no_grad():
-        maps = model.cut(None).forward_features(model.normalize([pictures[0]]))  # [1, C, h, w]
+        maps = model.cut().forward_features(model.normalize([pictures[0]]))  # [1, C, h, w]
     weight = model.module.get_submodule("fc").weight
     assert isinstance(weight, torch.Tensor)
     expected = torch.einsum("c,nchw->nhw", weight[3], maps)[0] / maps[0, 0].numel()
@@ -172,16 +175,60 @@ def test_mixed_rows_in_any_order_do_not_change_each_other(
     model: Model,
     pictures: NDArray[Any],
 ) -> None:
-    wishes: list[list[int | str]] = data.draw(
-        st.lists(
-            st.lists(st.sampled_from([0, 4, 9, "top1", "top3"]), max_size=3, unique=True),
-            min_size=1,
-            max_size=6,
-        )
-    )
-    jobs = [make_job(pixels, *wish) for pixels, wish in zip(pictures, wishes, strict=False)]
+    needs = data.draw(st.sampled_from([(), ("input_gradients", "inputs")]))
+    known = [
+        name
+        for name, method in methods().items()
+        if set(method.info.needs) <= {"activations", "gradients", *needs}
+    ]
+    entries: list[int | str] = [0, 4, 9, "top1", "top3"]
+    classes = st.lists(st.sampled_from(entries), max_size=3, unique=True)
+    names = st.lists(st.sampled_from(known), min_size=1, max_size=3, unique=True)
+    wishes = data.draw(st.lists(st.tuples(classes, names), min_size=1, max_size=6))
+    jobs = [
+        make_job(pixels, *wanted, methods=tuple(by), needs=needs)
+        for pixels, (wanted, by) in zip(pictures, wishes, strict=False)
+    ]
     for job, result in zip(jobs, results(model, jobs), strict=True):
         assert_same(result, results(model, [job])[0])
+
+
+def test_several_methods_of_several_classes_come_method_by_method(
+    model: Model, pictures: NDArray[Any]
+) -> None:
+    both = ("finercam", "gradcam")
+    (result,) = results(model, [make_job(pictures[0], 3, 5, methods=both)])
+    assert [(m.method, m.index) for m in result.maps] == [
+        ("finercam", 3), ("finercam", 5), ("gradcam", 3), ("gradcam", 5),
+    ]  # fmt: skip
+    by_hand = result.maps[2].values - 0.6 * sum(
+        results(model, [make_job(pictures[0], rival)])[0].maps[0].values / 3
+        for rival in nearest(result.logits, 3)
+    )
+    np.testing.assert_allclose(result.maps[0].values, by_hand, atol=1e-5)
+
+
+def nearest(logits: NDArray[np.float32], index: int) -> list[int]:
+    ranking = np.argsort(np.abs(logits - logits[index]), kind="stable").tolist()
+    return [other for other in ranking if other != index][:3]
+
+
+def test_several_layers_are_fused_into_the_finest_map(model: Model, pictures: NDArray[Any]) -> None:
+    job = make_job(pictures[0], 3, layers=("conv5", "stage3", "stage2"), methods=("layercam",))
+    (found,) = results(model, [job])[0].maps
+    assert found.layer == "conv5,stage3,stage2"
+    single = results(model, [replace(job, layers=("stage2",))])[0].maps[0]
+    assert found.values.shape == single.values.shape
+
+
+def test_methods_that_look_at_the_picture_have_its_size(
+    model: Model, pictures: NDArray[Any]
+) -> None:
+    needs = ("input_gradients", "inputs")
+    job = make_job(pictures[0], 3, methods=("saliency", "gradcam"), needs=needs)
+    saliency, gradcam = results(model, [job])[0].maps
+    assert (saliency.layer, saliency.values.shape) == ("input", (SIDE, SIDE))
+    assert (gradcam.layer, gradcam.values.shape) == ("conv5", (3, 3))
 
 
 def test_a_class_asked_for_twice_is_explained_once_in_the_order_of_asking(
@@ -197,7 +244,7 @@ def test_a_layer_of_its_own_is_named_in_the_map(
     model: Model,
     pictures: NDArray[Any],
 ) -> None:
-    (result,) = results(model, [make_job(pictures[0], 1, layer="stage4")])
+    (result,) = results(model, [make_job(pictures[0], 1, layers=("stage4",))])
     assert result.maps[0].layer == "stage4"
     assert result.maps[0].values.shape == (3, 3)
 
@@ -207,7 +254,7 @@ def test_an_unknown_layer_is_an_error_of_the_request(
     pictures: NDArray[Any],
 ) -> None:
     with pytest.raises(InvalidOption, match="nowhere"):
-        run(model, [make_job(pictures[0], 1, layer="nowhere")])
+        run(model, [make_job(pictures[0], 1, layers=("nowhere",))])
 
 
 def test_a_row_with_numbers_that_are_not_finite_fails_alone(
@@ -258,7 +305,9 @@ def test_a_runner_serves_what_it_has_loaded_and_says_so(
     ]
     runner.load(names, lambda: changes.append(runner.catalogue().models[0]))
     (ready,) = changes
-    assert (ready.state, ready.methods, len(ready.labels)) == ("ready", ("gradcam",), 10)
+    assert (ready.state, len(ready.labels)) == ("ready", 10)
+    assert "gradcam" in ready.methods
+    assert "chefer" not in ready.methods  # it has no attention
     job = make_job(pictures[0], "top1")
     with pytest.raises(ModelNotLoaded):
         runner.run([job])  # of another version

@@ -36,7 +36,9 @@ def test_a_job_arrives_as_it_was_sent() -> None:
         deadline=12.5,
         classes=("top3", 7),
         methods=("gradcam",),
-        layer="layer3",
+        layers=("layer3", "layer4"),
+        against=(3,),
+        needs=("inputs",),
         alone=True,
     )
     header, frames = sent(pack_job(9, job))
@@ -44,7 +46,12 @@ def test_a_job_arrives_as_it_was_sent() -> None:
     assert header["id"] == 9
     np.testing.assert_array_equal(arrived.pixels, pixels)
     assert (arrived.classes, arrived.methods) == (("top3", 7), ("gradcam",))
-    assert (arrived.deadline, arrived.layer, arrived.alone) == (12.5, "layer3", True)
+    assert (arrived.deadline, arrived.alone) == (12.5, True)
+    assert (arrived.layers, arrived.against, arrived.needs) == (
+        ("layer3", "layer4"),
+        (3,),
+        ("inputs",),
+    )
 
 
 def test_pixels_that_are_not_contiguous_arrive_in_order() -> None:

@@ -13,8 +13,10 @@ from app.backbones.model import Model
 MakeModel = Callable[..., Model]
 
 
-@cache
-def _make(architecture: str, num_classes: int | None, layer: str | None, side: int) -> Model:
+def build_model(
+    architecture: str, num_classes: int | None = None, layer: str | None = None, side: int = 224
+) -> Model:
+    """A model of a test's own."""
     manifest = Manifest.model_validate(
         {
             "path": Path("unused.toml"),
@@ -28,6 +30,9 @@ def _make(architecture: str, num_classes: int | None, layer: str | None, side: i
         }
     )
     return Model(manifest, torch.device("cpu"))
+
+
+_make = cache(build_model)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,146 @@
+"""What the methods need of a batch: values inside the model, and gradients with respect to them.
+
+The names of the properties are those of the methods' parameters; see ``app/explain/registry.py``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from app.backbones.cut import Cut
+from app.backbones.model import Model
+from app.explain.registry import Method
+
+_BY_LAYER = ("activations", "gradients")
+
+
+@dataclass(frozen=True, eq=False)
+class _Graph:
+    """Values, and the autograd graph that leads from them to the logits, [N, classes]."""
+
+    logits: Tensor
+    values: Sequence[Tensor]
+
+    def gradients(self, weights: Tensor) -> Sequence[Tensor]:
+        """Those of the weighted logits; a row's weights, of [N, classes], reach that row alone."""
+        with torch.enable_grad():
+            objective = (self.logits * weights).sum()
+        return torch.autograd.grad(objective, list(self.values), retain_graph=True)
+
+
+class Evidence:
+    """A batch inside the model: one trunk pass, and whatever else is asked for.
+
+    Args:
+        model: of the rows.
+        cut: of the rows.
+        x: [N, 3, H, W], normalised.
+        differentiable: whether gradients will be asked for.
+    """
+
+    def __init__(self, model: Model, cut: Cut, x: Tensor, *, differentiable: bool) -> None:
+        self.cut = cut
+        self.inputs = x
+        self._model = model
+        with torch.no_grad():
+            activations = cut.forward_features(x).float()
+        with torch.set_grad_enabled(differentiable):
+            logits, *targets = cut.forward_head(activations.requires_grad_(differentiable))
+        self.at_cut = _Graph(logits, targets)
+
+    @property
+    def logits(self) -> Tensor:
+        """[N, classes]."""
+        return self.at_cut.logits.detach()
+
+    @cached_property
+    def activations(self) -> list[Tensor]:
+        """For each layer [N, C, h, w]."""
+        return [
+            grid.maps(value.detach())
+            for grid, value in zip(self.cut.grids, self.at_cut.values, strict=True)
+        ]
+
+    @cached_property
+    def attention(self) -> list[Tensor]:
+        """For each block [N, heads, T, T]."""
+        return [value.detach() for value in self.at_attention.values]
+
+    @cached_property
+    def at_input(self) -> _Graph:
+        """From the picture to the logits, through all of the model."""
+        with torch.enable_grad():
+            leaf = self.inputs.clone().requires_grad_()
+            return _Graph(self._model.module(leaf), [leaf])
+
+    @cached_property
+    def at_guided_input(self) -> _Graph:
+        """The same through guided ReLUs."""
+        with torch.enable_grad():
+            leaf = self.inputs.clone().requires_grad_()
+            return _Graph(self._model.guided(leaf), [leaf])
+
+    @cached_property
+    def at_attention(self) -> _Graph:
+        """From the attention of each block to the logits."""
+        with torch.enable_grad():
+            return _Graph(*self._model.attend(self.inputs.clone().requires_grad_()))
+
+
+class Objectives:
+    """What is explained of each row, and the gradients of that: each kind computed once.
+
+    Args:
+        evidence: the batch.
+        weights: [N, classes], of the logits.
+    """
+
+    def __init__(self, evidence: Evidence, weights: Tensor) -> None:
+        self._evidence = evidence
+        self._weights = weights
+
+    def maps(self, method: Method) -> Tensor:
+        """A method's maps, [N, h, w]; those of several layers are fused."""
+        cut = self._evidence.cut
+        needed = {name: self._get(name) for name in method.info.needs}
+        if not set(_BY_LAYER).intersection(needed):
+            return self._laid_out(method.compute(**needed))
+        maps = [
+            method.compute(**{n: v[layer] if n in _BY_LAYER else v for n, v in needed.items()})
+            for layer in range(len(cut.layers))
+        ]
+        return method.fuse(maps) if method.fuse and len(maps) > 1 else maps[0]
+
+    @cached_property
+    def gradients(self) -> list[Tensor]:
+        """For each layer [N, C, h, w]."""
+        found = self._evidence.at_cut.gradients(self._weights)
+        grids = self._evidence.cut.grids
+        return [grid.maps(value.float()) for grid, value in zip(grids, found, strict=True)]
+
+    @cached_property
+    def input_gradients(self) -> Tensor:
+        """[N, 3, H, W]."""
+        return self._evidence.at_input.gradients(self._weights)[0]
+
+    @cached_property
+    def guided_gradients(self) -> Tensor:
+        """[N, 3, H, W]."""
+        return self._evidence.at_guided_input.gradients(self._weights)[0]
+
+    @cached_property
+    def attention_gradients(self) -> list[Tensor]:
+        """For each block [N, heads, T, T]."""
+        return list(self._evidence.at_attention.gradients(self._weights))
+
+    def _get(self, name: str) -> Any:  # noqa: ANN401 - a tensor, or one for each layer or block
+        return getattr(self if name.endswith("gradients") else self._evidence, name)
+
+    def _laid_out(self, values: Tensor) -> Tensor:
+        """Tokens, [N, T], as a map."""
+        is_map = values.ndim == 3  # noqa: PLR2004 - [N, h, w]
+        return values if is_map else self._evidence.cut.grid.maps(values.unsqueeze(2))[:, 0]

@@ -1,0 +1,57 @@
+"""Finer-CAM (Zhang et al. 2025, https://arxiv.org/abs/2501.11309): why this class and not that."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from app.explain import gradcam
+from app.types import MethodInfo
+
+INFO = MethodInfo(
+    name="finercam",
+    title="Finer-CAM",
+    paper="https://arxiv.org/abs/2501.11309",
+    cost="one pass",
+)
+
+_STRENGTH = 0.6  # of the comparison, as in the paper
+_RIVALS = 3  # compared with where the caller names none
+
+
+def objective(logits: Tensor, class_idx: int, against: Sequence[int]) -> Tensor:
+    """The class's logit less that of its rivals: y_c - 0.6 · mean(y_d).
+
+    Args:
+        logits: [classes], of one row.
+        class_idx: the class to explain.
+        against: its rivals; where there are none, the three classes of the nearest logits.
+
+    Returns:
+        [classes], the weight of each logit.
+    """
+    weights = torch.zeros_like(logits)
+    rivals = [index for index in against if index != class_idx] or _nearest(logits, class_idx)
+    if rivals:
+        weights[rivals] = -_STRENGTH / len(rivals)
+    weights[class_idx] = 1
+    return weights
+
+
+def compute(activations: Tensor, gradients: Tensor) -> Tensor:
+    """Grad-CAM of that objective.
+
+    Args:
+        activations: [N, C, h, w].
+        gradients: [N, C, h, w].
+
+    Returns:
+        [N, h, w], signed.
+    """
+    return gradcam.compute(activations, gradients)
+
+
+def _nearest(logits: Tensor, class_idx: int) -> list[int]:
+    distance = (logits - logits[class_idx]).abs()
+    ranking: list[int] = distance.argsort(stable=True).tolist()
+    return [index for index in ranking if index != class_idx][:_RIVALS]
