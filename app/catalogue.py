@@ -23,7 +23,7 @@ class Plan:
     """What the worker is asked to explain: indices and ``topK``, methods, layers.
 
     ``needs`` is what the methods need beside activations and their gradients; ``maps`` is how many
-    maps they make.
+    maps they make; ``slow`` is whether one of them takes many passes.
     """
 
     classes: tuple[int | str, ...] = ()
@@ -32,6 +32,7 @@ class Plan:
     against: tuple[int, ...] = ()
     needs: tuple[str, ...] = ()
     maps: int = 0
+    slow: bool = False
 
 
 class Models:
@@ -111,6 +112,7 @@ class Models:
             against=_find_rivals(options.against, model, methods),
             needs=tuple(sorted({need for m in methods for need in m.needs} - _SHARED)),
             maps=maps,
+            slow=any(method.lane == "slow" for method in methods),
         )
 
 

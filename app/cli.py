@@ -108,7 +108,13 @@ def _settings_for_one(options: ExplainOptions) -> Settings:
     settings = Settings()
     model = options.model or settings.start_model
     return settings.model_copy(
-        update={"models": (model,), "default_model": model, "max_batch_size": 1, "deadline_s": 1e6}
+        update={
+            "models": (model,),
+            "default_model": model,
+            "max_batch_size": 16,
+            "deadline_s": 1e6,
+            "slow_deadline_s": 1e6,
+        }
     )
 
 
@@ -119,7 +125,7 @@ async def _explain_once(settings: Settings, options: ExplainOptions, image: byte
     device = find_devices(settings.devices)[0]
     runner, names = make_runner(settings, device, os.cpu_count() or 1)
     runner.load(names, lambda: None)
-    service = make_service(LocalEngine(runner.run, runner.catalogue), settings)
+    service = make_service(LocalEngine(runner.run, runner.run_slowly, runner.catalogue), settings)
     return await service.answer(image, options)
 
 

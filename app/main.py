@@ -132,7 +132,12 @@ def make_service(engine: "Engine", settings: Settings) -> "Service":
         engine,
         ThreadPoolExecutor(os.cpu_count(), "pictures"),
         RequestLimits(
-            settings.max_pixels, settings.max_maps, settings.max_picture_pixels, settings.deadline_s
+            max_pixels=settings.max_pixels,
+            max_maps=settings.max_maps,
+            max_picture_pixels=settings.max_picture_pixels,
+            max_budget=settings.max_budget,
+            deadline_s=settings.deadline_s,
+            slow_deadline_s=settings.slow_deadline_s,
         ),
         Admission(settings.max_queue),
         settings.start_model,
@@ -155,7 +160,7 @@ def worker_process(control: BlockingControl) -> None:
     metrics = Metrics(control.send)
     runner, names = make_runner(settings, start["device"], start["threads"])
     queue = BatchQueue(settings.max_batch_size, settings.max_wait_ms / 1e3)
-    worker = Worker(runner.run, runner.catalogue, queue, metrics)
+    worker = Worker(runner.run, runner.run_slowly, runner.catalogue, queue, metrics)
     worker.start(_listen_local(start["endpoint"]))
     control.send({"kind": "listening", "endpoint": start["endpoint"]})
 

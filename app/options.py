@@ -153,6 +153,14 @@ class ExplainOptions(PredictOptions):
     colormap: Colormap = Field("inferno", description="turbo and jet are not perceptually uniform.")
     alpha: Number = Field(0.6, ge=0, le=1, description="Opacity of the strongest evidence.")
 
+    seed: Whole = Field(0, ge=0, le=2**31 - 1, description="For methods that draw at random.")
+    budget: Whole | None = Field(
+        None,
+        ge=1,
+        description="Rows that methods of many passes may send through the model; the server's"
+        " limit if absent.",
+    )
+
     @property
     def picture_side(self) -> int:
         return self.size if "overlay" in self.output else 0

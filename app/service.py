@@ -33,6 +33,7 @@ from app.types import (
     Pixels,
     Prediction,
     Preprocess,
+    Progress,
 )
 
 _GRID_SIDE = 56  # a finer grid would be many kilobytes of text
@@ -40,23 +41,27 @@ _GRID_SIDE = 56  # a finer grid would be many kilobytes of text
 P = ParamSpec("P")
 T = TypeVar("T")
 
+OnProgress = Callable[[Progress], None]
+
 
 class Engine(Protocol):
     """Runs jobs: ``EngineClient`` over sockets, ``LocalEngine`` in this process."""
 
     def catalogues(self) -> list[Catalogue]: ...
 
-    async def submit(self, job: Job) -> JobResult: ...
+    async def submit(self, job: Job, on_progress: OnProgress | None = None) -> JobResult: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RequestLimits:
     """What one request may ask for."""
 
     max_pixels: int
     max_maps: int
     max_picture_pixels: int
+    max_budget: int
     deadline_s: float
+    slow_deadline_s: float
 
 
 class Service:
@@ -89,7 +94,11 @@ class Service:
         return Models(self._engine.catalogues())
 
     async def answer(
-        self, upload: bytes, options: PredictOptions, began: float | None = None
+        self,
+        upload: bytes,
+        options: PredictOptions,
+        began: float | None = None,
+        on_progress: OnProgress | None = None,
     ) -> Answer:
         """The scores; for ``ExplainOptions`` also a map for each method and class.
 
@@ -97,32 +106,40 @@ class Service:
             upload: the picture's file.
             options: of the request.
             began: when its time began to run, in ``time.monotonic()``; now, where that is None.
+            on_progress: called while methods of many passes run.
 
         Raises:
             CamserveError: the picture or an option is unusable, the deadline passed, too many
                 requests are in progress, or no worker can do it now.
         """
-        seconds = options.seconds(self.limits.deadline_s)
-        deadline = (time.monotonic() if began is None else began) + seconds
         with self._admission():
+            order = self._order(options, time.monotonic() if began is None else began)
             try:
-                async with asyncio.timeout(deadline - time.monotonic()):
-                    return await self._answer(upload, options, deadline)
+                async with asyncio.timeout(order.deadline - time.monotonic()):
+                    return await self._answer(upload, order, on_progress)
             except TimeoutError as exc:
-                raise DeadlineExceeded(f"There was no answer within {seconds:g} s.") from exc
+                raise DeadlineExceeded(f"There was no answer within {order.seconds:g} s.") from exc
 
-    async def _answer(self, upload: bytes, options: PredictOptions, deadline: float) -> Answer:
-        models = self.models()
+    def _order(self, options: PredictOptions, began: float) -> "_Order":
+        """Check what is asked for, before anything is done."""
+        models, limits = self.models(), self.limits
         model = models.ready(options.model or self.default_model)
-        plan = models.plan(model, options, self.limits.max_maps)
-        watch = Stopwatch()
+        plan = models.plan(model, options, limits.max_maps)
+        seconds = options.seconds(limits.slow_deadline_s if plan.slow else limits.deadline_s)
+        budget = _budget(options, limits.max_budget)
+        return _Order(options, models, model, plan, budget, seconds, began + seconds)
+
+    async def _answer(
+        self, upload: bytes, order: "_Order", on_progress: OnProgress | None
+    ) -> Answer:
+        options, model, watch = order.options, order.model, Stopwatch()
         with watch("decode"):
-            read = await self._in_thread(_read, upload, model, options, plan, self.limits)
-        result = await self._engine.submit(_job(model, plan, read, deadline))
+            read = await self._in_thread(_read, upload, order, self.limits)
+        result = await self._engine.submit(_job(order, read), on_progress)
         watch.take(result.timings)
         explanations: list[Explanation] = []
         if isinstance(options, ExplainOptions):
-            draw = partial(_draw, read, model.labels, models.methods, options)
+            draw = partial(_draw, read, model.labels, order.models.methods, options)
             with watch("render"):  # one by one, so that a caller who has gone costs no more
                 explanations = [await self._in_thread(draw, found) for found in result.maps]
         return Answer(
@@ -130,8 +147,9 @@ class Service:
             image=read.info,
             predictions=_best(result, model.labels, options.top_k),
             explanations=tuple(explanations),
-            torch=models.torch,
+            torch=order.models.torch,
             timings=watch.total(),
+            seed=options.seed if isinstance(options, ExplainOptions) else None,
         )
 
     async def _in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -162,6 +180,30 @@ class Stopwatch:
 
 
 @dataclass(frozen=True, slots=True)
+class _Order:
+    """A request that was found to be possible; ``deadline`` in ``time.monotonic()``."""
+
+    options: PredictOptions
+    models: Models
+    model: ModelInfo
+    plan: Plan
+    budget: int
+    seconds: float
+    deadline: float
+
+
+def _budget(options: PredictOptions, limit: int) -> int:
+    asked = options.budget if isinstance(options, ExplainOptions) else None
+    if asked is not None and asked > limit:
+        raise InvalidOption(
+            f"budget: the limit is {limit}.",
+            fields=[("budget", f"the limit is {limit}")],
+            extra={"limits": {"max_budget": limit}},
+        )
+    return asked or limit
+
+
+@dataclass(frozen=True, slots=True)
 class _Read:
     """An upload that was decoded: the picture, what the model sees of it, and what it is."""
 
@@ -170,31 +212,34 @@ class _Read:
     info: ImageInfo
 
 
-def _job(model: ModelInfo, plan: Plan, read: _Read, deadline: float) -> Job:
+def _job(order: _Order, read: _Read) -> Job:
+    plan, options = order.plan, order.options
     return Job(
-        model=model.name,
-        version=str(model.version),
+        model=order.model.name,
+        version=str(order.model.version),
         pixels=read.pixels,
-        deadline=deadline,
+        deadline=order.deadline,
         classes=plan.classes,
         methods=plan.methods,
         layers=plan.layers,
         against=plan.against,
         needs=plan.needs,
+        slow=plan.slow,
+        seed=options.seed if isinstance(options, ExplainOptions) else 0,
+        budget=order.budget,
     )
 
 
-def _read(
-    upload: bytes, model: ModelInfo, options: PredictOptions, plan: Plan, limits: RequestLimits
-) -> _Read:
-    spec = model.preprocess
+def _read(upload: bytes, order: _Order, limits: RequestLimits) -> _Read:
+    options, spec = order.options, order.model.preprocess
     assert isinstance(spec, Preprocess)  # noqa: S101 - a ready model has one
     view, side, max_pixels = options.view, options.picture_side, limits.max_pixels
     decoded = decode(upload, max_pixels=max_pixels, needed=lambda w, h: needed(w, h, spec, view))
     pixels, box = preprocess(decoded, spec, view)
     info = ImageInfo(decoded.width, decoded.height, decoded.format, decoded.orientation, box)
     if isinstance(options, ExplainOptions):
-        _check_pictures(info, options, plan.maps * options.pictures, limits.max_picture_pixels)
+        pictures = order.plan.maps * options.pictures
+        _check_pictures(info, options, pictures, limits.max_picture_pixels)
     if max(decoded.image.size) < min(side, max(info.width, info.height)):
         # Too small to be shown. Scores must not depend on what is shown, so it is decoded again.
         decoded = decode(
@@ -235,7 +280,8 @@ def _draw(
         raw=class_map.values,
         grid=geometry.shrink(class_map.values, _GRID_SIDE),
         with_raw="raw" in wanted,
-        flags=flags,
+        flags=(*flags, *class_map.flags),
+        residual=class_map.residual,
         heatmap=render.heatmap(laid, style) if "heatmap" in wanted else None,
         overlay=render.overlay(laid, read.shown.image, style) if "overlay" in wanted else None,
     )

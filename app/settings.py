@@ -42,6 +42,12 @@ class Settings(BaseSettings):
     deadline_s: float = Field(
         10, gt=0, description="a request is answered within this, or gets 504"
     )
+    slow_deadline_s: float = Field(
+        120, gt=0, description="the same for requests with a method of many passes"
+    )
+    max_budget: int = Field(
+        4096, ge=1, description="rows that one request may pass through a model"
+    )
     hang_s: float = Field(60, gt=0, description="a worker stuck or silent for so long is replaced")
     receive_timeout_s: float = Field(
         15, gt=0, description="a request's body is here by then, or 408"

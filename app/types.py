@@ -96,7 +96,8 @@ class Job:
 
     ``classes`` holds class indices and ``"topK"``; no ``methods`` means predict only; no ``layers``
     the model's own. ``needs`` is what the methods need beside the activations and their gradients:
-    rows of the same needs can share a batch.
+    rows of the same needs can share a batch. ``budget`` is how many rows the slow methods may pass
+    through the model.
     ``deadline`` is in seconds of ``time.monotonic()``, which all processes of a machine share.
     """
 
@@ -109,17 +110,34 @@ class Job:
     layers: tuple[str, ...] = ()
     against: tuple[int, ...] = ()
     needs: tuple[str, ...] = ()
+    slow: bool = False
+    seed: int = 0
+    budget: int = 0
     alone: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassMap:
-    """A raw map: signed, before any ReLU, in the method's own units."""
+    """A raw map: signed, before any ReLU, in the method's own units.
+
+    ``residual``: by how much its sum misses the difference of logits that it stands for, where the
+    method promises that it does not.
+    """
 
     index: int
     method: str
     layer: str
     values: Map
+    flags: tuple[str, ...] = ()
+    residual: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Rows that passed through the model, of how many."""
+
+    done: int
+    total: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,6 +204,7 @@ class Explanation:
     raw: Map
     grid: Map
     flags: tuple[str, ...]
+    residual: float | None = None
     with_raw: bool = False
     heatmap: Picture | None = None
     overlay: Picture | None = None
@@ -201,3 +220,4 @@ class Answer:
     explanations: tuple[Explanation, ...]
     torch: str
     timings: dict[str, float]
+    seed: int | None = None

@@ -1,7 +1,9 @@
 """An engine without models: its numbers are plain arithmetic on the pixels."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
@@ -16,18 +18,19 @@ from app.types import (
     ModelInfo,
     Pixels,
     Preprocess,
+    Progress,
 )
 
 SIDE = 32
 _PREPROCESS = Preprocess(resize=SIDE, crop=(SIDE, SIDE), mean=(0, 0, 0), std=(1, 1, 1))
 
 
-def _method(name: str) -> MethodInfo:
+def _method(name: str, lane: Literal["fast", "slow"] = "fast") -> MethodInfo:
     return MethodInfo(
         name=name,
         title=name.upper(),
         paper="https://example.org/paper",
-        lane="fast",
+        lane=lane,
         needs=("activations", "gradients"),
         cost="one pass",
     )
@@ -52,7 +55,7 @@ def ready_model(
     )
 
 
-COLOURS = ready_model("colours", ("red", "bright green", "blue"), ("gradcam", "layercam"))
+COLOURS = ready_model("colours", ("red", "bright green", "blue"), ("gradcam", "layercam", "lime"))
 TWINS = ready_model("twins", ("crane", "heron", "crane"))  # a bird and a machine
 LATE = ModelInfo(name="late", state="loading")
 BROKEN = ModelInfo(name="broken", state="failed", error="head(features(x)) is not model(x)")
@@ -61,7 +64,7 @@ CATALOGUE = Catalogue(
     device="fake",
     torch="0.0",
     models=(COLOURS, TWINS, LATE, BROKEN, SHELVED),
-    methods=(_method("gradcam"), _method("layercam")),
+    methods=(_method("gradcam"), _method("layercam"), _method("lime", "slow")),
 )
 
 
@@ -83,8 +86,13 @@ class FakeEngine:
     def catalogues(self) -> list[Catalogue]:
         return self.known
 
-    async def submit(self, job: Job) -> JobResult:
+    async def submit(
+        self, job: Job, on_progress: Callable[[Progress], None] | None = None
+    ) -> JobResult:
         self.jobs.append(job)
+        if job.slow and on_progress:
+            for done in range(3):
+                on_progress(Progress(done, 3))
         self.begun.set()
         try:
             if self.gate:

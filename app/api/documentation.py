@@ -63,9 +63,13 @@ def explain(pictures: Sequence[str]) -> Schema:
         "X-Top-Label": {"schema": {"type": "string"}, "description": "Percent-encoded."},
     }
     answer = {
-        "description": "As Accept has it: everything, or the overlay alone and the X-Top headers.",
+        "description": "As Accept has it: everything; the overlay alone, and the X-Top headers; or"
+        " events: progress, then result or error.",
         "headers": top,
-        "content": {media_type: {"schema": _BINARY} for media_type in pictures},
+        "content": {
+            **{media_type: {"schema": _BINARY} for media_type in pictures},
+            "text/event-stream": {"schema": {"type": "string"}},
+        },
     }
     responses = {200: answer, **errors(*_MEANINGS)}
     return {"responses": responses, "openapi_extra": _upload(ExplainOptions)}

@@ -37,6 +37,14 @@ def problem(error: CamserveError) -> Response:
     return Response(json.dumps(body), error.status, headers, "application/problem+json")
 
 
+def public(exc: BaseException) -> CamserveError:
+    """What a client may know of an error; the log is told the rest."""
+    if isinstance(exc, CamserveError):
+        return exc
+    log.error("unexpected", exc_info=exc)
+    return CamserveError("Something unexpected happened; the log of the server says what.")
+
+
 async def on_camserve_error(_request: Request, exc: Exception) -> Response:
     """Handler for our own tree."""
     assert isinstance(exc, CamserveError)  # noqa: S101 - registered for it

@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.errors import problem
+from app.api.errors import problem, public
 from app.errors import (
     BadRequest,
     BodyTooLarge,
@@ -105,14 +105,7 @@ class Guarded:
         except Exception as exc:
             if started:
                 raise  # half an answer cannot be taken back; the server cuts the connection
-            await problem(_public(exc))(scope, receive, send)
-
-
-def _public(exc: Exception) -> CamserveError:
-    if isinstance(exc, CamserveError):
-        return exc
-    log.error("unexpected", exc_info=exc)
-    return CamserveError("Something unexpected happened; the log of the server says what.")
+            await problem(public(exc))(scope, receive, send)
 
 
 class Cors(CORSMiddleware):

@@ -13,6 +13,8 @@ from starlette.responses import Response
 
 from app.api import documentation as doc
 from app.api.body import Options, check_encoding, check_size, parse_body, parse_options
+from app.api.events import MEDIA_TYPE as EVENTS
+from app.api.events import stream
 from app.api.negotiate import negotiate
 from app.api.schemas import (
     ExplainResponse,
@@ -27,7 +29,7 @@ from app.imaging.decode import FORMATS
 from app.logs import request_id
 from app.metrics import Metrics
 from app.options import ExplainOptions, PredictOptions
-from app.service import Service
+from app.service import OnProgress, Service
 from app.types import Answer, ModelInfo
 
 JSON = "application/json"
@@ -67,17 +69,25 @@ class NativeApi:
 
     async def explain(self, request: Request) -> Response:
         """Class scores, and heatmaps of what they rest on, in one pass."""
-        media_type = negotiate(_accept(request), (JSON, *PICTURES))
-        bare = media_type != JSON
+        media_type = negotiate(_accept(request), (JSON, *PICTURES, EVENTS))
+        bare = media_type in PICTURES
         image, options, began = await self._receive(
             request, ExplainOptions, {"output": "overlay"} if bare else {}
         )
         if bare:
             options = _only_the_overlay(options, media_type)
+        if media_type == EVENTS:
+            return stream(partial(self._work, image, options, began))
         answer = await _while_connected(request, self._service.answer(image, options, began))
         if answer is None:
             return _gone()
         return self._overlay(answer) if bare else await self._json(answer, explained=True)
+
+    async def _work(
+        self, image: bytes, options: ExplainOptions, began: float, on_progress: OnProgress
+    ) -> bytes:
+        answer = await self._service.answer(image, options, began, on_progress)
+        return await asyncio.to_thread(answer_json, answer, request_id.get(), explained=True)
 
     async def models(self) -> ModelsResponse:
         """Every model of the models folder, with its state."""
@@ -100,7 +110,9 @@ class NativeApi:
             max_pixels=limits.max_pixels,
             max_maps=limits.max_maps,
             max_picture_pixels=limits.max_picture_pixels,
+            max_budget=limits.max_budget,
             deadline_ms=round(limits.deadline_s * 1e3),
+            slow_deadline_ms=round(limits.slow_deadline_s * 1e3),
             formats=list(FORMATS),
         )
 

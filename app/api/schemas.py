@@ -66,10 +66,15 @@ class ExplanationOut(BaseModel):
     heatmap: EncodedPicture | None = Field(None, description="Palette picture with transparency.")
     overlay: EncodedPicture | None = None
     raw: RawMap | None = None
-    flags: list[str] = Field(description="For example no_positive_evidence.")
+    flags: list[str] = Field(description="For example no_positive_evidence, budget_exhausted.")
+    residual: float | None = Field(
+        None,
+        description="By how much the map's sum misses the difference of logits that it promises.",
+    )
 
 
 class Receipt(BaseModel):
+    seed: int | None = Field(None, description="What methods that draw at random began with.")
     normalize: str
     precision: str
     camserve: str
@@ -123,7 +128,9 @@ class LimitsResponse(BaseModel):
     max_pixels: int
     max_maps: int
     max_picture_pixels: int
+    max_budget: int
     deadline_ms: int
+    slow_deadline_ms: int
     formats: list[str]
 
 
@@ -162,6 +169,7 @@ def answer_json(answer: Answer, request_id: str, *, explained: bool) -> bytes:
         ),
         "predictions": [_prediction(p) for p in answer.predictions],
         "receipt": Receipt(
+            seed=answer.seed,
             normalize="minmax",
             precision=answer.model.precision,
             camserve=app.__version__,
@@ -170,7 +178,7 @@ def answer_json(answer: Answer, request_id: str, *, explained: bool) -> bytes:
         "timings_ms": {stage: round(ms, 3) for stage, ms in answer.timings.items()},
     }
     if not explained:
-        return PredictResponse(**common).model_dump_json().encode()
+        return PredictResponse(**common).model_dump_json(exclude_none=True).encode()
     explanations = [_explanation(e) for e in answer.explanations]
     response = ExplainResponse(**common, explanations=explanations)
     return response.model_dump_json(exclude_none=True).encode()
@@ -195,6 +203,7 @@ def _explanation(e: Explanation) -> ExplanationOut:
         overlay=_picture(e.overlay),
         raw=_raw(e.raw) if e.with_raw else None,
         flags=list(e.flags),
+        residual=e.residual,
     )
 
 

@@ -64,6 +64,16 @@ class Cut:
     forward_head: nn.Module
 
     @property
+    def is_clean(self) -> bool:
+        """Whether the head takes the explained value itself."""
+        head = self.forward_head
+        if not isinstance(head, fx.GraphModule):
+            return False
+        (output,) = (node for node in head.graph.nodes if node.op == "output")
+        _, *targets = output.args[0]
+        return [target.op for target in targets] == ["placeholder"]
+
+    @property
     def layer(self) -> str:
         """The layers' names, with commas between."""
         return ",".join(self.layers)

@@ -12,7 +12,7 @@ from app.backbones import torchvision
 from app.backbones.cut import Cut, Cutter
 from app.backbones.manifest import Manifest
 from app.backbones.rewire import attend, guided, has_attention, has_relu
-from app.backbones.selfcheck import self_check
+from app.backbones.selfcheck import linear_after_pooling, self_check
 from app.backbones.weights import load_weights
 from app.errors import InvalidOption, ModelCheckFailed
 from app.types import LayerInfo, ModelInfo, Pixels, Preprocess
@@ -74,6 +74,11 @@ class Model:
         if has_attention(self._cutter.module) and self.cut().grid.prefix:
             provided |= {"attention", "attention_gradients"}
         return frozenset(provided)
+
+    @cached_property
+    def linear(self) -> Tensor | None:
+        """The classifier's weight, [classes, C], where the head is pooling and one linear layer."""
+        return linear_after_pooling(self.cut())
 
     def guided(self, x: Tensor) -> Tensor:
         """The logits, [N, classes], through ReLUs that let no negative gradient pass."""

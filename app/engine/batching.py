@@ -1,27 +1,38 @@
-"""Who is in the next batch. No torch, no sockets: a queue that any thread may use."""
+"""Who is next on the device. No torch, no sockets: a queue that any thread may use."""
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Condition
 
 from app.errors import CamserveError, DeadlineExceeded
-from app.types import Job, JobResult
+from app.types import Job, JobResult, Progress
 
 Outcome = JobResult | CamserveError
+SlowRun = Generator[Progress, None, Outcome]
+
+_SLOW_SHARE = 0.1  # of the device's time, at least, where both lanes wait
+_MAX_CREDIT_S = 1.0
 
 
 @dataclass(eq=False, slots=True)
 class Entry:
-    """A job in the queue. ``owner`` and ``job_id`` name it; ``settle`` is called exactly once."""
+    """A job in the queue. ``owner`` and ``job_id`` name it; ``settle`` is called exactly once.
+
+    A slow job has ``steps`` once it has begun, and ``tell`` is called after each.
+    """
 
     job: Job
     owner: object
     job_id: int
     settle: Callable[[Outcome], None]
+    tell: Callable[[Progress], None] = lambda _progress: None
     arrived: float = field(default_factory=time.monotonic)
+    begun: float | None = None
+    steps: SlowRun | None = None
+    cancelled: bool = False
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -33,6 +44,9 @@ class Entry:
 class BatchQueue:
     """Work-conserving: an idle device takes what waits.
 
+    Two lanes: batches of fast rows go first, but slow work, a step of one job at a time, keeps a
+    tenth of the device's time.
+
     Args:
         max_batch_size: rows in a batch.
         max_wait_s: how long the oldest row waits for company; 0 is best where a device is never
@@ -42,25 +56,30 @@ class BatchQueue:
     def __init__(self, max_batch_size: int, max_wait_s: float = 0.0) -> None:
         self._max_batch_size = max_batch_size
         self._max_wait_s = max_wait_s
-        self._waiting: deque[Entry] = deque()
+        self._fast: deque[Entry] = deque()
+        self._slow: deque[Entry] = deque()
+        self._running: list[Entry] = []
+        self._credit_s = 0.0  # that slow work has, for the time that fast work took
         self._changed = Condition()
         self._closed = False
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self._fast) + len(self._slow)
 
     def put(self, entry: Entry) -> None:
+        """Add a job, or a slow one that has taken a step and is not done."""
         with self._change():
-            self._waiting.append(entry)
+            if not entry.cancelled:
+                (self._slow if entry.job.slow else self._fast).append(entry)
 
     def cancel(self, owner: object, job_id: int | None = None) -> None:
         """Forget a job that nobody waits for any more, or all jobs of an owner."""
         with self._change():
-            self._waiting = deque(
-                entry
-                for entry in self._waiting
-                if entry.owner is not owner or job_id not in {None, entry.job_id}
-            )
+            for entry in (*self._fast, *self._slow, *self._running):
+                if entry.owner is owner and job_id in {None, entry.job_id}:
+                    entry.cancelled = True
+            self._fast = deque(entry for entry in self._fast if not entry.cancelled)
+            self._slow = deque(entry for entry in self._slow if not entry.cancelled)
 
     def close(self) -> None:
         """Let ``batches`` end."""
@@ -68,19 +87,27 @@ class BatchQueue:
             self._closed = True
 
     def batches(self) -> Iterator[list[Entry]]:
-        """Batches, as they can be had, until the queue is closed. Expired rows are settled here."""
+        """Batches of fast rows, and single slow ones to take a step, until the queue is closed.
+
+        Expired rows are settled here.
+        """
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._closed)
+                self._changed.wait_for(lambda: self._fast or self._slow or self._closed)
                 if self._closed:
                     return
-                self._wait_for_company()
-                batch = self._take()
+                both_wait = bool(self._fast and self._slow)
+                batch = self._next()
                 expired = [entry for entry in batch if entry.job.deadline <= time.monotonic()]
+                live = [entry for entry in batch if entry not in expired]
+                self._running = live
             for entry in expired:
                 entry.settle(DeadlineExceeded("The deadline passed while the picture waited."))
-            if live := [entry for entry in batch if entry not in expired]:
+            if live:
+                started = time.monotonic()
                 yield live
+                if both_wait:
+                    self._account(time.monotonic() - started, slow=live[0].job.slow)
 
     @contextmanager
     def _change(self) -> Iterator[None]:
@@ -88,23 +115,33 @@ class BatchQueue:
             yield
             self._changed.notify()
 
+    def _next(self) -> list[Entry]:
+        if self._slow and (not self._fast or self._credit_s > 0):
+            return [self._slow.popleft()]
+        self._wait_for_company()
+        return self._take()
+
+    def _account(self, seconds: float, *, slow: bool) -> None:
+        earned = -seconds if slow else seconds * _SLOW_SHARE / (1 - _SLOW_SHARE)
+        self._credit_s = min(self._credit_s + earned, _MAX_CREDIT_S)
+
     def _wait_for_company(self) -> None:
         def full() -> bool:
-            return self._closed or len(self._waiting) >= self._max_batch_size
+            return self._closed or len(self._fast) >= self._max_batch_size
 
-        if self._max_wait_s and self._waiting and not self._waiting[0].job.alone:
-            left = self._waiting[0].arrived + self._max_wait_s - time.monotonic()
+        if self._max_wait_s and self._fast and not self._fast[0].job.alone:
+            left = self._fast[0].arrived + self._max_wait_s - time.monotonic()
             self._changed.wait_for(full, timeout=max(0.0, left))
 
     def _take(self) -> list[Entry]:
         """The oldest row, and those behind it that can go with it."""
-        if not self._waiting:  # cancelled while it waited for company
+        if not self._fast:  # cancelled while it waited for company
             return []
-        first = self._waiting[0]
+        first = self._fast[0]
         batch, rest = [first], deque[Entry]()
-        for entry in list(self._waiting)[1:]:
+        for entry in list(self._fast)[1:]:
             fits = len(batch) < self._max_batch_size and entry.key == first.key
             together = not first.job.alone and not entry.job.alone
             (batch if fits and together else rest).append(entry)
-        self._waiting = rest
+        self._fast = rest
         return batch

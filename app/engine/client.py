@@ -14,9 +14,11 @@ from app.errors import (
     PoisonInput,
     WorkerLost,
 )
-from app.types import Catalogue, Job, JobResult
+from app.types import Catalogue, Job, JobResult, Progress
 
 log = logging.getLogger(__name__)
+
+OnProgress = Callable[[Progress], None]
 
 _MAX_ATTEMPTS = 4
 _ALONE_DEATHS = 2  # a row that was alone on the device at two deaths is refused for good
@@ -72,10 +74,11 @@ class EngineClient:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def submit(self, job: Job) -> JobResult:
+    async def submit(self, job: Job, on_progress: OnProgress | None = None) -> JobResult:
         """Run a job on a worker that has its model, and survive that worker's death.
 
         The caller keeps the deadline: a job that is given up is cancelled at its worker too.
+        ``on_progress`` is called while a slow job runs.
 
         Raises:
             NoWorker: no worker has the model.
@@ -85,18 +88,18 @@ class EngineClient:
         """
         self._count(+1)
         try:
-            return await self._with_retries(job)
+            return await self._with_retries(job, on_progress)
         finally:
             self._count(-1)
 
-    async def _with_retries(self, job: Job) -> JobResult:
+    async def _with_retries(self, job: Job, on_progress: OnProgress | None) -> JobResult:
         link = self._choose(job)
         alone_deaths = 0
         for _ in range(_MAX_ATTEMPTS):
             if link is None:
                 raise NoWorker("No worker is ready for this model now.", retry_after=2)
             try:
-                return await link.run(job)
+                return await link.run(job, on_progress)
             except _Died as death:
                 alone_deaths += death.was_alone
                 if alone_deaths >= _ALONE_DEATHS:
@@ -173,6 +176,14 @@ class _Died(Exception):
         self.was_alone = was_alone
 
 
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A job at a worker."""
+
+    answer: asyncio.Future[JobResult]
+    on_progress: OnProgress | None
+
+
 @dataclass(eq=False)
 class _Link:
     """A connection to one life of one worker."""
@@ -180,7 +191,7 @@ class _Link:
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     catalogue: Catalogue | None = None
-    pending: dict[int, asyncio.Future[JobResult]] = field(default_factory=dict)
+    pending: dict[int, _Pending] = field(default_factory=dict)
     _on_device: tuple[list[int], int] = ([], 0)
     _ids: "itertools.count[int]" = field(default_factory=itertools.count)
 
@@ -190,10 +201,10 @@ class _Link:
             for model in self.catalogue.models
         )
 
-    async def run(self, job: Job) -> JobResult:
+    async def run(self, job: Job, on_progress: OnProgress | None) -> JobResult:
         job_id = next(self._ids)
         future: asyncio.Future[JobResult] = asyncio.get_running_loop().create_future()
-        self.pending[job_id] = future
+        self.pending[job_id] = _Pending(future, on_progress)
         self.writer.writelines(pack_job(job_id, job))
         try:
             return await future
@@ -205,19 +216,24 @@ class _Link:
         if header["kind"] == "begin":
             self._on_device = (header["ids"], header["rows"])
             return
-        future = self.pending.pop(header["id"], None)
-        if future is None or future.done():
+        job = self.pending.get(header["id"])
+        if job is None or job.answer.done():
             return  # its caller has gone
+        if header["kind"] == "progress":
+            if job.on_progress:
+                job.on_progress(Progress(header["done"], header["total"]))
+            return
+        del self.pending[header["id"]]
         if header["kind"] == "result":
-            future.set_result(unpack_result(header, frames))
+            job.answer.set_result(unpack_result(header, frames))
         else:
-            future.set_exception(unpack_error(header))
+            job.answer.set_exception(unpack_error(header))
 
     def die(self) -> None:
         ids, rows = self._on_device
-        for job_id, future in self.pending.items():
-            if not future.done():
-                future.set_exception(_Died(was_alone=rows == 1 and job_id in ids))
+        for job_id, job in self.pending.items():
+            if not job.answer.done():
+                job.answer.set_exception(_Died(was_alone=rows == 1 and job_id in ids))
         self.pending.clear()
         self.writer.close()
 

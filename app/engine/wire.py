@@ -3,8 +3,9 @@
     length of the header, 4 bytes big-endian │ header │ frame │ frame │ …
 
 The header's ``frames`` holds their lengths. Kinds of message: the http process sends ``job`` and
-``cancel``; the worker sends ``catalogue``, ``begin`` (which jobs the device takes up now), and for
-each job it was not told to cancel exactly one ``result`` or ``error``.
+``cancel``; the worker sends ``catalogue``, ``begin`` (which jobs the device takes up now),
+``progress`` of slow jobs, and for each job it was not told to cancel exactly one ``result`` or
+``error``.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.errors import CamserveError, error_from_code
-from app.types import ClassMap, Job, JobResult
+from app.types import ClassMap, Job, JobResult, Progress
 
 Header = dict[str, Any]
 Frame = bytes | memoryview
@@ -65,6 +66,9 @@ def pack_job(job_id: int, job: Job) -> list[Frame]:
         "layers": job.layers,
         "against": job.against,
         "needs": job.needs,
+        "slow": job.slow,
+        "seed": job.seed,
+        "budget": job.budget,
         "alone": job.alone,
         "shape": job.pixels.shape,
     }
@@ -83,6 +87,9 @@ def unpack_job(header: Header, frames: list[bytes]) -> Job:
         layers=tuple(header["layers"]),
         against=tuple(header["against"]),
         needs=tuple(header["needs"]),
+        slow=header["slow"],
+        seed=header["seed"],
+        budget=header["budget"],
         alone=header["alone"],
     )
 
@@ -91,7 +98,9 @@ def pack_result(job_id: int, result: JobResult) -> list[Frame]:
     header = {
         "kind": "result",
         "id": job_id,
-        "maps": [(m.index, m.method, m.layer, m.values.shape) for m in result.maps],
+        "maps": [
+            (m.index, m.method, m.layer, m.values.shape, m.flags, m.residual) for m in result.maps
+        ],
         "timings": result.timings,
         "batch_rows": result.batch_rows,
     }
@@ -105,12 +114,25 @@ def unpack_result(header: Header, frames: list[bytes]) -> JobResult:
         logits=logits,
         scores=scores,
         maps=tuple(
-            ClassMap(index=index, method=method, layer=layer, values=values.reshape(shape))
-            for (index, method, layer, shape), values in zip(header["maps"], maps, strict=True)
+            ClassMap(
+                index=index,
+                method=method,
+                layer=layer,
+                values=values.reshape(shape),
+                flags=tuple(flags),
+                residual=residual,
+            )
+            for (index, method, layer, shape, flags, residual), values in zip(
+                header["maps"], maps, strict=True
+            )
         ),
         timings=header["timings"],
         batch_rows=header["batch_rows"],
     )
+
+
+def pack_progress(job_id: int, progress: Progress) -> list[Frame]:
+    return pack({"kind": "progress", "id": job_id, "done": progress.done, "total": progress.total})
 
 
 def pack_error(job_id: int, error: CamserveError) -> list[Frame]:

@@ -14,22 +14,24 @@ from dataclasses import replace
 from threading import Lock, Thread
 from typing import IO
 
-from app.engine.batching import BatchQueue, Entry, Outcome
+from app.engine.batching import BatchQueue, Entry, Outcome, SlowRun
 from app.engine.wire import (
     Frame,
     pack,
     pack_error,
+    pack_progress,
     pack_result,
     receive_blocking,
     unpack_job,
 )
 from app.errors import CamserveError
 from app.metrics import Metrics
-from app.types import Catalogue, Job, JobResult
+from app.types import Catalogue, Job, JobResult, Progress
 
 log = logging.getLogger(__name__)
 
 Run = Callable[[Sequence[Job]], list[Outcome]]
+RunSlowly = Callable[[Job], SlowRun]
 
 _SEND_TIMEOUT = (
     5,
@@ -62,20 +64,42 @@ def execute(run: Run, jobs: Sequence[Job]) -> list[Outcome]:
     return outcomes
 
 
+def advance(run_slowly: RunSlowly, entry: Entry) -> Outcome | Progress:
+    """Let a slow job take a step; its outcome, once it is done."""
+    try:
+        entry.steps = entry.steps or run_slowly(entry.job)
+        return next(entry.steps)
+    except StopIteration as end:
+        outcome: Outcome = end.value
+        return outcome
+    except CamserveError as exc:
+        return exc
+    except Exception:
+        log.exception("a slow job failed")
+        return CamserveError("The model failed on this picture; the log says why.")
+
+
 class Worker:
     """The process without its model: connections, queue and device loop.
 
     Args:
         run: runs a batch of jobs on the device.
+        run_slowly: runs a job of many passes there, step by step.
         catalogue: what is served now.
         queue: where jobs wait.
         metrics: where batches are counted.
     """
 
     def __init__(
-        self, run: Run, catalogue: Callable[[], Catalogue], queue: BatchQueue, metrics: Metrics
+        self,
+        run: Run,
+        run_slowly: RunSlowly,
+        catalogue: Callable[[], Catalogue],
+        queue: BatchQueue,
+        metrics: Metrics,
     ) -> None:
         self._run = run
+        self._run_slowly = run_slowly
         self._catalogue = catalogue
         self._queue = queue
         self._metrics = metrics
@@ -131,17 +155,33 @@ class Worker:
         for batch in self._queue.batches():
             self._busy_since = time.monotonic()
             _announce_begin(batch)
-            self._metrics.add(("batch_rows", len(batch), {"model": batch[0].job.model}))
-            begun = time.monotonic()
-            outcomes = execute(self._run, [entry.job for entry in batch])
-            for entry, outcome in zip(batch, outcomes, strict=True):
-                entry.settle(_with_queue_time(outcome, (begun - entry.arrived) * 1e3))
+            for entry in batch:
+                entry.begun = entry.begun or self._busy_since
+            if batch[0].job.slow:
+                self._step(batch[0])
+            else:
+                self._batch(batch)
             self._busy_since = None
 
+    def _batch(self, batch: Sequence[Entry]) -> None:
+        self._metrics.add(("batch_rows", len(batch), {"model": batch[0].job.model}))
+        outcomes = execute(self._run, [entry.job for entry in batch])
+        for entry, outcome in zip(batch, outcomes, strict=True):
+            entry.settle(_with_queue_time(outcome, entry))
 
-def _with_queue_time(outcome: Outcome, queued_ms: float) -> Outcome:
+    def _step(self, entry: Entry) -> None:
+        result = advance(self._run_slowly, entry)
+        if isinstance(result, Progress):
+            entry.tell(result)
+            self._queue.put(entry)
+        else:
+            entry.settle(_with_queue_time(result, entry))
+
+
+def _with_queue_time(outcome: Outcome, entry: Entry) -> Outcome:
     if isinstance(outcome, JobResult):
-        return replace(outcome, timings={"queue": queued_ms, **outcome.timings})
+        queued = ((entry.begun or entry.arrived) - entry.arrived) * 1e3
+        return replace(outcome, timings={"queue": queued, **outcome.timings})
     return outcome
 
 
@@ -152,7 +192,10 @@ def _entry(connection: "_Connection", job_id: int, job: Job) -> Entry:
         else:
             connection.send(pack_error(job_id, outcome))
 
-    return Entry(job=job, owner=connection, job_id=job_id, settle=settle)
+    def tell(progress: Progress) -> None:
+        connection.send(pack_progress(job_id, progress))
+
+    return Entry(job=job, owner=connection, job_id=job_id, settle=settle, tell=tell)
 
 
 def _announce_begin(batch: Sequence[Entry]) -> None:

@@ -10,6 +10,8 @@ of its parameters say what it needs, and the runner hands it just that:
 
 It gives [N, h, w], signed, float32, before any ReLU; or [N, T], a number for each token. A gradient
 is that of the ``objective``: the logit of the class, unless the module has a function of that name.
+
+A slow method is a generator ``explain``, and a function ``passes``; see ``steps.py``.
 """
 
 import inspect
@@ -24,6 +26,7 @@ import torch
 from torch import Tensor
 
 import app.explain
+from app.explain.steps import Row, Steps
 from app.types import MethodInfo
 
 Objective = Callable[[Tensor, int, Sequence[int]], Tensor]
@@ -46,7 +49,7 @@ def class_logit(logits: Tensor, class_idx: int, _against: Sequence[int]) -> Tens
 
 @dataclass(frozen=True)
 class Method:
-    """A method as the runner sees it. ``fuse`` makes one map of those of several layers."""
+    """A fast method as the runner sees it. ``fuse`` makes one map of those of several layers."""
 
     info: MethodInfo
     compute: Callable[..., Tensor]
@@ -54,28 +57,52 @@ class Method:
     fuse: Callable[[Sequence[Tensor]], Tensor] | None
 
 
+@dataclass(frozen=True)
+class SlowMethod:
+    """A method of many passes; see ``steps.py``."""
+
+    info: MethodInfo
+    explain: Callable[[Row], Steps]
+    passes: Callable[[Row], int]
+
+
 @cache
 def methods() -> dict[str, Method]:
-    """All methods by name."""
-    modules = (
-        import_module(found.name)
-        for found in pkgutil.iter_modules(app.explain.__path__, "app.explain.")
-    )
-    read = [_read(module) for module in modules if hasattr(module, "INFO")]
-    return {method.info.name: method for method in read}
+    """The fast methods by name."""
+    return {module.INFO.name: _fast(module) for module in _modules() if hasattr(module, "compute")}
 
 
-def _read(module: ModuleType) -> Method:
+@cache
+def slow_methods() -> dict[str, SlowMethod]:
+    """The methods of many passes by name."""
+    return {module.INFO.name: _slow(module) for module in _modules() if hasattr(module, "explain")}
+
+
+def every_info() -> dict[str, MethodInfo]:
+    """What there is to know of every method, by name."""
+    return {name: method.info for name, method in (methods() | slow_methods()).items()}
+
+
+def _modules() -> list[ModuleType]:
+    names = (found.name for found in pkgutil.iter_modules(app.explain.__path__, "app.explain."))
+    return [module for module in map(import_module, names) if hasattr(module, "INFO")]
+
+
+def _fast(module: ModuleType) -> Method:
     fuse = getattr(module, "fuse", None)
-    derived = {
-        "lane": "fast",
+    read_off = {
         "needs": tuple(inspect.signature(module.compute).parameters),
         "several_layers": fuse is not None,
         "against": hasattr(module, "objective"),
     }
     return Method(
-        info=module.INFO.model_copy(update=derived),
+        info=module.INFO.model_copy(update=read_off),
         compute=module.compute,
         objective=getattr(module, "objective", class_logit),
         fuse=fuse,
     )
+
+
+def _slow(module: ModuleType) -> SlowMethod:
+    info = module.INFO.model_copy(update={"lane": "slow"})
+    return SlowMethod(info=info, explain=module.explain, passes=module.passes)

@@ -106,7 +106,12 @@ def make_api(
     """An application of its own."""
     engine = engine or FakeEngine()
     limits = RequestLimits(
-        max_pixels=100_000, max_maps=max_maps, max_picture_pixels=1_000_000, deadline_s=60
+        max_pixels=100_000,
+        max_maps=max_maps,
+        max_picture_pixels=1_000_000,
+        max_budget=1000,
+        deadline_s=60,
+        slow_deadline_s=600,
     )
     events: list[dict[str, Any]] = []
     state = {"draining": False}

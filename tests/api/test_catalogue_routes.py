@@ -41,6 +41,7 @@ def test_methods_are_listed_with_their_cost(api: Api) -> None:
     assert [(m.name, m.lane, m.needs) for m in listed.methods] == [
         ("gradcam", "fast", ("activations", "gradients")),
         ("layercam", "fast", ("activations", "gradients")),
+        ("lime", "slow", ("activations", "gradients")),
     ]  # fmt: skip
 
 
@@ -51,6 +52,8 @@ def test_limits_are_those_that_requests_meet(api: Api) -> None:
         max_pixels=100_000,
         max_maps=4,
         max_picture_pixels=1_000_000,
+        max_budget=1000,
         deadline_ms=60_000,
+        slow_deadline_ms=600_000,
         formats=["JPEG", "PNG", "WEBP", "GIF", "BMP"],
     )

@@ -98,7 +98,7 @@ def test_lists_are_documented_with_commas() -> None:
 def test_the_overlay_is_documented_beside_the_json() -> None:
     answer = OPERATIONS[EXPLAIN, "post"]["responses"]["200"]
     assert set(answer["content"]) == {
-        "application/json", "image/png", "image/webp", "image/jpeg",
+        "application/json", "image/png", "image/webp", "image/jpeg", "text/event-stream",
     }  # fmt: skip
     assert set(answer["headers"]) == {"X-Top-Index", "X-Top-Score", "X-Top-Label"}
 
@@ -120,7 +120,7 @@ def test_defaults_are_those_of_a_request_without_options(api: Api) -> None:
     }
     explicit, plain = api.json(**given).json(), api.json().json()
     assert explicit["explanations"] == plain["explanations"]
-    optional = {"model", "layer", "against", "deadline_ms"}
+    optional = {"model", "layer", "against", "budget", "deadline_ms"}
     assert set(given) == set(ExplainOptions.model_fields) - optional
 
 

@@ -241,7 +241,7 @@ def test_the_same_class_as_index_and_as_label_is_refused(api: Api) -> None:
 
 def test_an_unsuitable_method_is_refused_naming_those_that_suit(api: Api) -> None:
     assert refusal(api.form(method="magic")) == {
-        "method": "'magic' does not suit colours; these do: gradcam, layercam"
+        "method": "'magic' does not suit colours; these do: gradcam, layercam, lime"
     }
     assert list(refusal(api.form(method="layercam", model="twins"))) == ["method"]
 

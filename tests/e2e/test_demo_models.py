@@ -35,8 +35,16 @@ def service() -> Service:
     )
     runner, names = make_runner(settings, "cpu", threads=1)
     runner.load(names, lambda: None)
-    engine = LocalEngine(runner.run, runner.catalogue)
-    return Service(engine, TWO, RequestLimits(10**8, 16, 10**8, 600), Admission(2), "shapes")
+    engine = LocalEngine(runner.run, runner.run_slowly, runner.catalogue)
+    limits = RequestLimits(
+        max_pixels=10**8,
+        max_maps=16,
+        max_picture_pixels=10**8,
+        max_budget=10**6,
+        deadline_s=600,
+        slow_deadline_s=600,
+    )
+    return Service(engine, TWO, limits, Admission(2), "shapes")
 
 
 def fresh(draw: Draw, n: int, series: int) -> list[Scene]:

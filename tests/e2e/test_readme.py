@@ -111,7 +111,9 @@ def test_javascript_snippets_run_in_a_page_of_another_origin(
 def test_every_option_stands_in_the_table() -> None:
     for name, field in ExplainOptions.model_fields.items():
         (row,) = re.findall(rf"^\| `{name}` \| (.*)$", README, re.MULTILINE)
-        default = field.default[0] if isinstance(field.default, tuple) else field.default
+        default = field.default
+        if isinstance(default, tuple):
+            default = default[0] if default else None
         if default is not None:
             assert f"`{default}`" in row or f"{default} |" in row
 

@@ -1,7 +1,9 @@
 """One real server: what callers get, and what its processes are made of."""
 
 import base64
+import json
 import os
+import re
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -128,6 +130,26 @@ def test_64_concurrent_uploads_of_mixed_models_and_options_are_all_correct(serve
         assert {e["layer"] for e in one["explanations"]} == {wish["layer"]}
         assert ("heatmap" in one["explanations"][0]) == (wish["output"] == "heatmap")
         assert_same_answer(one, other)
+
+
+@pytest.mark.parametrize("method", ["lime", "scorecam,gradcam"])
+def test_a_method_of_many_passes_tells_how_far_it_is(server: Server, method: str) -> None:
+    with server.client.stream(
+        "POST",
+        "/api/v1/explain",
+        params={"method": method, "budget": 64, "classes": "top2"},
+        content=make_upload(),
+        headers={"Accept": "text/event-stream"},
+    ) as response:
+        text = "".join(response.iter_text())
+    names = re.findall(r"^event: (\w+)$", text, re.MULTILINE)
+    assert names.count("progress") >= 2
+    assert names[-1] == "result"
+    answer = json.loads(text.rpartition("data: ")[2])
+    assert [e["method"] for e in answer["explanations"]] == [
+        name for name in method.split(",") for _ in range(2)
+    ]
+    assert answer["explanations"][0]["flags"] == ["budget_exhausted"]
 
 
 def test_processes_load_only_what_they_use_and_stay_small(server: Server) -> None:

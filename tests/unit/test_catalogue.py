@@ -58,7 +58,7 @@ def test_models_are_listed_once_and_by_name() -> None:
 
 
 def test_methods_and_version_come_with_the_workers() -> None:
-    assert list(MODELS.methods) == ["gradcam", "layercam"]
+    assert list(MODELS.methods) == ["gradcam", "layercam", "lime"]
     assert (MODELS.torch, Models([]).torch) == ("0.0", "")
 
 
@@ -114,6 +114,11 @@ def test_only_what_a_batch_does_not_have_anyway_is_a_need() -> None:
     assert plan_of_many(method="saliency,gradcam").needs == ("input_gradients",)
 
 
+def test_a_plan_with_a_method_of_many_passes_is_slow() -> None:
+    assert not plan(method="gradcam").slow
+    assert plan(method="gradcam,lime").slow
+
+
 def test_rivals_become_indices() -> None:
     assert plan_of_many(method="finercam", against="blue,0").against == (2, 0)
 
@@ -145,7 +150,7 @@ def test_options_that_a_method_does_not_take_are_refused(
     ("options", "field", "message"),
     [
         ({"layer": "stem"}, "layer", "no layer 'stem'"),
-        ({"method": "lime"}, "method", "gradcam, layercam"),
+        ({"method": "rise"}, "method", "gradcam, layercam, lime"),
         ({"classes": "mauve"}, "classes", "no label 'mauve'"),
         ({"classes": "3"}, "classes", "0 to 2"),
         ({"classes": "-1"}, "classes", "0 to 2"),

@@ -14,7 +14,7 @@ from app.admission import Admission
 from app.errors import DeadlineExceeded, InvalidOption, NoWorker, Overloaded, TooManyPixels
 from app.options import ExplainOptions, PredictOptions
 from app.service import RequestLimits, Service
-from app.types import Answer, Box
+from app.types import Answer, Box, Progress
 from tests.fakes import FakeEngine
 from tests.pictures import encode, make_picture, make_upload
 
@@ -23,7 +23,12 @@ THREADS = ThreadPoolExecutor(2)
 
 def make_service(engine: FakeEngine, deadline_s: float = 60) -> Service:
     limits = RequestLimits(
-        max_pixels=4_000_000, max_maps=8, max_picture_pixels=10_000_000, deadline_s=deadline_s
+        max_pixels=4_000_000,
+        max_maps=8,
+        max_picture_pixels=10_000_000,
+        max_budget=1000,
+        deadline_s=deadline_s,
+        slow_deadline_s=600,
     )
     return Service(engine, THREADS, limits, Admission(2), "colours")
 
@@ -137,6 +142,29 @@ def test_a_callers_deadline_cannot_be_longer_than_the_servers() -> None:
             )
 
     asyncio.run(run())
+
+
+def test_methods_of_many_passes_have_a_budget_and_time_of_their_own() -> None:
+    engine = FakeEngine()
+    told: list[Progress] = []
+    options = ExplainOptions(method=("lime",), seed=7)
+    began = time.monotonic() - 100  # too late for others
+
+    async def run() -> Answer:
+        return await make_service(engine).answer(make_upload(), options, began, told.append)
+
+    asyncio.run(run())
+    (job,) = engine.jobs
+    assert (job.slow, job.seed, job.budget) == (True, 7, 1000)
+    assert job.deadline == pytest.approx(began + 600)
+    assert told == [Progress(0, 3), Progress(1, 3), Progress(2, 3)]
+    answer(make_upload(), options.model_copy(update={"budget": 12}), engine)
+    assert engine.jobs[1].budget == 12
+
+
+def test_a_budget_above_the_limit_is_refused() -> None:
+    with pytest.raises(InvalidOption, match="budget: the limit is 1000"):
+        answer(make_upload(), ExplainOptions(method=("lime",), budget=1001))
 
 
 def test_limits_hold_before_the_engine_sees_anything() -> None:

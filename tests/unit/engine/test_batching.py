@@ -1,13 +1,17 @@
 """Who is in the next batch."""
 
 import time
+from dataclasses import replace
+from queue import Queue
 from threading import Thread
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.engine import batching
 from app.engine.batching import BatchQueue, Entry, Outcome
 from app.errors import DeadlineExceeded
 from app.types import Job
@@ -102,6 +106,86 @@ def test_all_rows_of_an_owner_that_has_gone_are_forgotten() -> None:
         queue.put(make_entry(job_id, owner=owner))
     queue.cancel(gone)
     assert drain(queue) == [[1]]
+
+
+def slow_entry(job_id: int, **changes: object) -> Entry:
+    entry = make_entry(job_id, **changes)  # type: ignore[arg-type]
+    entry.job = replace(entry.job, slow=True)
+    return entry
+
+
+def test_fast_rows_go_before_slow_ones() -> None:
+    queue = BatchQueue(max_batch_size=8)
+    for entry in (slow_entry(0), make_entry(1), slow_entry(2), make_entry(3)):
+        queue.put(entry)
+    assert drain(queue) == [[1, 3], [0], [2]]
+
+
+def test_slow_jobs_take_their_steps_in_turn() -> None:
+    queue = BatchQueue(max_batch_size=8)
+    queue.put(slow_entry(0))
+    queue.put(slow_entry(1))
+    taken = []
+    for batch in queue.batches():
+        (entry,) = batch
+        taken.append(entry.job_id)
+        if len(taken) == 5:
+            break
+        queue.put(entry)
+    assert taken == [0, 1, 0, 1, 0]
+
+
+def test_slow_work_keeps_a_tenth_of_the_time_beside_fast_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(batching, "time", SimpleNamespace(monotonic=lambda: now))
+    queue = BatchQueue(max_batch_size=1)
+    spent = {True: 0.0, False: 0.0}
+    queue.put(slow_entry(0))
+    queue.put(make_entry(1))
+    for batch in queue.batches():
+        (entry,) = batch
+        seconds = 0.05 if entry.job.slow else 0.01
+        now += seconds
+        spent[entry.job.slow] += seconds
+        queue.put(entry)  # there is always more of both
+        if now > 60:
+            break
+    assert spent[True] / now == pytest.approx(0.1, abs=0.01)
+
+
+def test_slow_work_alone_owes_nothing_to_fast_work_that_comes_later() -> None:
+    queue = BatchQueue(max_batch_size=1)
+    queue.put(slow_entry(0))
+    batches = queue.batches()
+    for _ in range(100):
+        queue.put(next(batches)[0])
+    assert queue._credit_s == 0
+
+
+def test_a_slow_job_that_is_cancelled_during_its_step_does_not_come_again() -> None:
+    queue = BatchQueue(max_batch_size=1)
+    owner = object()
+    queue.put(slow_entry(0, owner=owner))
+    batches = queue.batches()
+    (entry,) = next(batches)
+    queue.cancel(owner, 0)
+    queue.put(entry)
+    assert len(queue) == 0
+
+
+def test_a_slow_job_whose_deadline_passed_between_two_steps_is_settled() -> None:
+    queue = BatchQueue(max_batch_size=1)
+    settled: Queue[Outcome] = Queue()
+    entry = slow_entry(0, deadline=time.monotonic() - 1)
+    entry.settle = settled.put
+    queue.put(entry)
+    taker = Thread(target=lambda: list(queue.batches()))
+    taker.start()
+    assert isinstance(settled.get(timeout=30), DeadlineExceeded)
+    queue.close()
+    taker.join(30)
 
 
 def test_waiting_for_company_ends_when_the_batch_is_full() -> None:

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from app.engine.client import EngineClient
-from app.engine.wire import Frame, Message, pack, pack_error, pack_result, receive
+from app.engine.wire import Frame, Message, pack, pack_error, pack_progress, pack_result, receive
 from app.errors import (
     NonFiniteOutput,
     NoWorker,
     PoisonInput,
     WorkerLost,
 )
-from app.types import Catalogue, Job, JobResult, ModelInfo
+from app.types import Catalogue, Job, JobResult, ModelInfo, Progress
 
 PIXELS = np.zeros((1, 1, 3), np.uint8)
 
@@ -172,6 +172,23 @@ def test_a_job_that_is_given_up_is_cancelled_at_its_worker(tmp_path: Path) -> No
         task.cancel()
         header, _ = await asyncio.wait_for(worker.jobs.get(), 30)
         assert (header["kind"], header["id"]) == ("cancel", job_id)
+
+    play(scenario, tmp_path)
+
+
+def test_progress_is_passed_on_to_who_asked_for_it(tmp_path: Path) -> None:
+    async def scenario(client: EngineClient, start: Callable[..., Awaitable[FakeWorker]]) -> None:
+        worker = await start()
+        told: list[Progress] = []
+        tasks = [
+            asyncio.create_task(client.submit(make_job(), told.append)),
+            asyncio.create_task(client.submit(make_job())),
+        ]
+        for job_id in [await worker.next_job() for _ in tasks]:
+            worker.send(pack_progress(job_id, Progress(3, 9)))
+            worker.send(pack_result(job_id, make_result()))
+        await asyncio.gather(*tasks)
+        assert told == [Progress(3, 9)]
 
     play(scenario, tmp_path)
 

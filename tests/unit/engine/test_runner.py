@@ -17,7 +17,8 @@ from app.backbones.cut import Cutter
 from app.backbones.manifest import Manifest
 from app.backbones.model import Model
 from app.backbones.registry import Registry
-from app.engine.runner import Runner, run
+from app.engine.fast import run
+from app.engine.runner import Runner
 from app.engine.worker import execute
 from app.errors import CamserveError, InvalidOption, ModelNotLoaded, NonFiniteOutput
 from app.explain.registry import methods

@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from queue import Queue
 from threading import Event
@@ -9,7 +10,7 @@ from threading import Event
 import numpy as np
 import pytest
 
-from app.engine.batching import BatchQueue, Entry, Outcome
+from app.engine.batching import BatchQueue, Entry, Outcome, SlowRun
 from app.engine.wire import (
     Frame,
     Message,
@@ -19,10 +20,10 @@ from app.engine.wire import (
     unpack_error,
     unpack_result,
 )
-from app.engine.worker import Run, Worker, execute
+from app.engine.worker import Run, RunSlowly, Worker, execute
 from app.errors import CamserveError, NonFiniteOutput
 from app.metrics import Metrics
-from app.types import Catalogue, Job, JobResult
+from app.types import Catalogue, Job, JobResult, Progress
 
 FOREVER = 1e12
 
@@ -96,6 +97,13 @@ class Client:
             if header["kind"] == kind:
                 return header, frames
 
+    def receive_next(self) -> Message:
+        """The next message about a job."""
+        while True:
+            header, frames = receive_blocking(self._file)
+            if header["kind"] not in {"catalogue", "begin"}:
+                return header, frames
+
     def close(self) -> None:
         self._file.close()
         self._socket.close()
@@ -121,9 +129,11 @@ class Start:
     """Starts ``worker`` around a ``run``; a call returns a connected client."""
 
     worker: Worker
+    run_slowly: RunSlowly
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.run_slowly = lambda job: pytest.fail(f"a slow job: {job}")
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
         self._listener.listen()
@@ -132,7 +142,9 @@ class Start:
 
     def __call__(self, run: Run) -> Client:
         catalogue = Catalogue(device="cpu", torch="0", models=(), methods=())
-        self.worker = Worker(run, lambda: catalogue, self.queue, Metrics(lambda _line: None))
+        self.worker = Worker(
+            run, self.run_slowly, lambda: catalogue, self.queue, Metrics(lambda _line: None)
+        )
         self.worker.start(self._listener)
         self._clients.append(Client(self._path))
         return self._clients[-1]
@@ -206,6 +218,44 @@ def test_a_worker_knows_that_its_device_is_stuck(start: Start) -> None:
     assert not start.worker.is_stuck(3600)
     go_on.set()
     client.receive("result")
+
+
+def test_a_slow_job_tells_of_its_steps_and_lets_fast_jobs_pass(start: Start) -> None:
+    go_on = Event()
+
+    def run_slowly(job: Job) -> SlowRun:
+        for done in range(3):
+            go_on.wait(30)
+            yield Progress(done, 3)
+        return make_result(job)
+
+    start.run_slowly = run_slowly
+    client = start(run_well)
+    client.send(pack_job(1, replace(make_job(5), slow=True)))
+    client.send(pack_job(2, make_job(6)))
+    start.queue.await_arrival(2)
+    go_on.set()
+    told = [client.receive_next() for _ in range(5)]
+    assert [header["kind"] for header, _ in told].index("result") < 4, "the fast one is in between"
+    progress = [(h["done"], h["total"]) for h, _ in told if h["kind"] == "progress"]
+    assert progress == [(0, 3), (1, 3), (2, 3)]
+    assert [h["id"] for h, _ in told if h["kind"] == "result"] == [2, 1]
+
+
+def test_a_slow_job_that_fails_is_answered(start: Start) -> None:
+    def run_slowly(job: Job) -> SlowRun:
+        yield Progress(0, 3)
+        if job.pixels[0, 0, 0] == 1:
+            raise NonFiniteOutput("ours")
+        raise RuntimeError("secret")
+
+    start.run_slowly = run_slowly
+    client = start(run_well)
+    for value, code in ((1, "non_finite_output"), (2, "internal_error")):
+        client.send(pack_job(value, replace(make_job(value), slow=True)))
+        error = unpack_error(client.receive("error")[0])
+        assert error.code == code
+        assert "secret" not in error.detail
 
 
 def test_a_cancelled_job_is_not_run_and_not_answered(start: Start) -> None:

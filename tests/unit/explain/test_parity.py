@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from app.backbones.model import Model
-from app.engine.runner import run
+from app.engine.fast import run
 from app.explain.registry import methods
 from app.types import Job, JobResult
 from tests.unit.conftest import build_model

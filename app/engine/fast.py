@@ -1,0 +1,140 @@
+"""A batch in one pass: pictures in; scores, and the maps of the fast methods out."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from app.backbones.cut import Cut
+from app.backbones.model import Model
+from app.engine.batching import Outcome
+from app.engine.evidence import Evidence, Objectives
+from app.errors import NonFiniteOutput
+from app.explain.registry import Method, Objective, SlowMethod, methods
+from app.types import ClassMap, Job, JobResult
+
+Maps = np.ndarray[tuple[int, int, int], np.dtype[np.float32]]
+
+
+def run(model: Model, jobs: Sequence[Job]) -> list[Outcome]:
+    """Run rows that share a model, layers and needs: one trunk pass, one head pass, few gradients.
+
+    Rows mix freely: predict only, one class or several, one method or several. A row whose numbers
+    are not finite fails alone.
+
+    Args:
+        model: a ready model.
+        jobs: at least one; all of the same layers and needs.
+
+    Returns:
+        An outcome for each job, in order.
+    """
+    started = time.perf_counter()
+    evidence = Evidence(
+        model,
+        model.cut(*jobs[0].layers),
+        model.normalize([job.pixels for job in jobs]),
+        differentiable=any(job.methods for job in jobs),
+    )
+    scores = torch.softmax(evidence.logits, dim=1).cpu().numpy()  # [N, classes]
+    logits = evidence.logits.cpu()
+    plans = [_plan(job, row) for job, row in zip(jobs, logits, strict=True)]
+    forward_done = time.perf_counter()
+    maps = _maps(evidence, plans)
+    timings = {
+        "forward": (forward_done - started) * 1e3,
+        "backward": (time.perf_counter() - forward_done) * 1e3,
+    }
+    return [
+        finite(JobResult(logits=n, scores=s, maps=m, timings=timings, batch_rows=len(jobs)))
+        for n, s, m in zip(logits.numpy(), scores, maps, strict=True)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """A map that a row asks for, and the turn at which its objective is differentiated."""
+
+    method: Method
+    class_idx: int
+    turn: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """A row's wishes, and its objectives, each [classes], in the order of their turns."""
+
+    wishes: list[_Wish]
+    objectives: list[Tensor]
+
+
+def _plan(job: Job, logits: Tensor) -> _Plan:
+    """Methods with the same objective share a turn."""
+    turns: dict[tuple[Objective, int], int] = {}
+    wishes: list[_Wish] = []
+    objectives: list[Tensor] = []
+    for method in (methods()[name] for name in job.methods):
+        for class_idx in class_indices(job.classes, logits.numpy()):
+            key = (method.objective, class_idx)
+            if key not in turns:
+                turns[key] = len(objectives)
+                objectives.append(method.objective(logits, class_idx, job.against))
+            wishes.append(_Wish(method, class_idx, turns[key]))
+    return _Plan(wishes, objectives)
+
+
+def class_indices(
+    classes: Sequence[int | str], logits: np.ndarray[tuple[int], np.dtype[np.float32]]
+) -> list[int]:
+    """``top3`` becomes three indices; a class asked for twice is explained once."""
+    ranking = np.argsort(-logits, kind="stable").tolist()
+    found: dict[int, None] = {}
+    for entry in classes:
+        picked = [entry] if isinstance(entry, int) else ranking[: int(entry.removeprefix("top"))]
+        found.update(dict.fromkeys(picked))
+    return list(found)
+
+
+def _maps(evidence: Evidence, plans: Sequence[_Plan]) -> list[tuple[ClassMap, ...]]:
+    """Turn k differentiates the k-th objective of every row: the longest row sets the cost."""
+    computed = [_turn(evidence, plans, k) for k in range(max(len(p.objectives) for p in plans))]
+    return [
+        tuple(
+            ClassMap(
+                index=wish.class_idx,
+                method=wish.method.info.name,
+                layer=place(wish.method, evidence.cut),
+                values=computed[wish.turn][wish.method.info.name][row],
+            )
+            for wish in plan.wishes
+        )
+        for row, plan in enumerate(plans)
+    ]
+
+
+def _turn(evidence: Evidence, plans: Sequence[_Plan], turn: int) -> dict[str, Maps]:
+    idle = torch.zeros_like(evidence.logits[0], device="cpu")
+    weights = [p.objectives[turn] if turn < len(p.objectives) else idle for p in plans]
+    objective = Objectives(evidence, torch.stack(weights).to(evidence.logits.device))
+    wanted = {wish.method.info.name: wish.method
+              for plan in plans for wish in plan.wishes if wish.turn == turn}  # fmt: skip
+    return {name: objective.maps(method).cpu().numpy() for name, method in wanted.items()}
+
+
+def place(method: Method | SlowMethod, cut: Cut) -> str:
+    """Where a method looks: at a layer, at the picture, or at the attention of every block."""
+    needs = set(method.info.needs)
+    if "activations" in needs:
+        return cut.layer
+    return "attention" if "attention" in needs else "input"
+
+
+def finite(result: JobResult) -> Outcome:
+    """The result, or an error where a number in it is not finite."""
+    arrays = (result.logits, *(m.values for m in result.maps))
+    if all(np.isfinite(array).all() for array in arrays):
+        return result
+    return NonFiniteOutput("The model answered this picture with numbers that are not finite.")
