@@ -8,7 +8,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from app.types import View
 
 Colormap = Literal["inferno", "viridis", "magma", "cividis", "turbo", "jet"]
-Output = Literal["heatmap", "overlay", "raw"]
+Output = Literal["heatmap", "overlay", "raw", "boxes"]
+Check = Literal["deletion", "insertion"]
 Format = Literal["png", "webp", "jpeg"]
 
 _MAX_ENTRIES = 1000
@@ -56,6 +57,15 @@ def number(value: object) -> float:
     raise ValueError("must be a number")
 
 
+def flag(value: object) -> bool:
+    """True or false, as JSON or text."""
+    if isinstance(value, bool):
+        return value
+    if value in {"true", "false"}:
+        return value == "true"
+    raise ValueError("must be true or false")
+
+
 def top(entry: int | str) -> int | None:
     """3 for ``top3``; None for an index or a label."""
     match = _TOP.fullmatch(entry) if isinstance(entry, str) else None
@@ -65,6 +75,7 @@ def top(entry: int | str) -> int | None:
 ClassName = Annotated[int | str, BeforeValidator(class_name)]
 Whole = Annotated[int, BeforeValidator(whole)]
 Number = Annotated[float, BeforeValidator(number)]
+Flag = Annotated[bool, BeforeValidator(flag)]
 
 
 class PredictOptions(BaseModel):
@@ -143,7 +154,7 @@ class ExplainOptions(PredictOptions):
         Field(
             min_length=1,
             max_length=_MAX_ENTRIES,
-            description="Any of heatmap, overlay, raw; the grid is always there.",
+            description="Any of heatmap, overlay, raw, boxes; the grid is always there.",
         ),
     ] = ("heatmap",)
     format: Format = Field("png", description="png or webp; jpeg for overlays.")
@@ -160,6 +171,33 @@ class ExplainOptions(PredictOptions):
         description="Rows that methods of many passes may send through the model; the server's"
         " limit if absent.",
     )
+
+    scale: Literal["map", "shared"] = Field(
+        "map",
+        description="shared: one scale for all maps of a method, so that a weak one looks weak.",
+    )
+    normalize: Literal["minmax", "pytorch-grad-cam"] = Field(
+        "minmax", description="pytorch-grad-cam: the pictures that library makes."
+    )
+    threshold: Number = Field(
+        0.5, gt=0, le=1, description="boxes: how hot, of the hottest, a part must be."
+    )
+    region: Annotated[
+        tuple[Number, Number, Number, Number] | None,
+        BeforeValidator(lambda value: value if value is None else split_commas(value)),
+        Field(description="x0,y0,x1,y1 in pixels of the upright upload: how much lies inside?"),
+    ] = None
+    counterfactual: Flag = Field(
+        False, description="The scores with the region blurred away, and with all but it."
+    )
+    check: Annotated[
+        tuple[Check, ...],
+        BeforeValidator(split_commas),
+        Field(
+            max_length=_MAX_ENTRIES,
+            description="deletion, insertion: the score as the hottest parts go, or come, first.",
+        ),
+    ] = ()
 
     @property
     def picture_side(self) -> int:
@@ -181,8 +219,22 @@ class ExplainOptions(PredictOptions):
         return self
 
     @model_validator(mode="after")
+    def _scales_fit(self) -> "ExplainOptions":
+        if self.scale == "shared" and self.normalize != "minmax":
+            raise ValueError("scale: pytorch-grad-cam scales each map for itself")
+        return self
+
+    @model_validator(mode="after")
+    def _region_has_an_area(self) -> "ExplainOptions":
+        if self.region and not (
+            self.region[0] < self.region[2] and self.region[1] < self.region[3]
+        ):
+            raise ValueError("region: must be x0,y0,x1,y1 with x0 < x1 and y0 < y1")
+        return self
+
+    @model_validator(mode="after")
     def _no_repeats(self) -> "ExplainOptions":
-        for name in ("classes", "method", "output", "layer", "against"):
+        for name in ("classes", "method", "output", "layer", "against", "check"):
             values: tuple[Any, ...] = getattr(self, name)
             if len(set(values)) < len(values):
                 raise ValueError(f"{name}: the same entry is given twice")

@@ -2,33 +2,34 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from contextvars import copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 
 from app.admission import Admission
 from app.catalogue import Models, Plan
+from app.checks import Checker, Scores, questions
+from app.drawing import Canvas, shared_ranges
 from app.errors import DeadlineExceeded, InvalidOption
-from app.imaging import geometry, render
+from app.imaging import geometry, region
 from app.imaging.decode import Decoded, decode
-from app.imaging.normalize import normalize
 from app.imaging.preprocess import needed, preprocess
 from app.options import ExplainOptions, PredictOptions
 from app.types import (
     Answer,
+    Box,
     Catalogue,
-    ClassMap,
     Explanation,
     ImageInfo,
     Job,
     JobResult,
-    MethodInfo,
+    Map,
     ModelInfo,
     Pixels,
     Prediction,
@@ -36,7 +37,7 @@ from app.types import (
     Progress,
 )
 
-_GRID_SIDE = 56  # a finer grid would be many kilobytes of text
+_ASK_AT_ONCE = 8  # pictures in flight of one request's checks: others want their turn
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -99,6 +100,7 @@ class Service:
         options: PredictOptions,
         began: float | None = None,
         on_progress: OnProgress | None = None,
+        mask: bytes | None = None,
     ) -> Answer:
         """The scores; for ``ExplainOptions`` also a map for each method and class.
 
@@ -107,41 +109,52 @@ class Service:
             options: of the request.
             began: when its time began to run, in ``time.monotonic()``; now, where that is None.
             on_progress: called while methods of many passes run.
+            mask: a picture of the region that is asked about.
 
         Raises:
             CamserveError: the picture or an option is unusable, the deadline passed, too many
                 requests are in progress, or no worker can do it now.
         """
         with self._admission():
-            order = self._order(options, time.monotonic() if began is None else began)
+            order = self._order(options, time.monotonic() if began is None else began, mask)
             try:
                 async with asyncio.timeout(order.deadline - time.monotonic()):
-                    return await self._answer(upload, order, on_progress)
+                    return await self._answer(upload, mask, order, on_progress)
             except TimeoutError as exc:
                 raise DeadlineExceeded(f"There was no answer within {order.seconds:g} s.") from exc
 
-    def _order(self, options: PredictOptions, began: float) -> "_Order":
+    def _order(self, options: PredictOptions, began: float, mask: bytes | None) -> "_Order":
         """Check what is asked for, before anything is done."""
         models, limits = self.models(), self.limits
         model = models.ready(options.model or self.default_model)
         plan = models.plan(model, options, limits.max_maps)
-        seconds = options.seconds(limits.slow_deadline_s if plan.slow else limits.deadline_s)
+        if isinstance(options, ExplainOptions):
+            _check_questions(options, plan, limits.max_budget, masked=mask is not None)
+        slow = plan.slow or (isinstance(options, ExplainOptions) and bool(options.check))
+        seconds = options.seconds(limits.slow_deadline_s if slow else limits.deadline_s)
         budget = _budget(options, limits.max_budget)
         return _Order(options, models, model, plan, budget, seconds, began + seconds)
 
     async def _answer(
-        self, upload: bytes, order: "_Order", on_progress: OnProgress | None
+        self,
+        upload: bytes,
+        mask: bytes | None,
+        order: "_Order",
+        on_progress: OnProgress | None,
     ) -> Answer:
         options, model, watch = order.options, order.model, Stopwatch()
         with watch("decode"):
-            read = await self._in_thread(_read, upload, order, self.limits)
-        result = await self._engine.submit(_job(order, read), on_progress)
+            read = await self._in_thread(_read, upload, mask, order, self.limits)
+        job = _explaining(order, _job(order, read.pixels))
+        result = await self._engine.submit(job, on_progress)
         watch.take(result.timings)
         explanations: list[Explanation] = []
         if isinstance(options, ExplainOptions):
-            draw = partial(_draw, read, model.labels, order.models.methods, options)
-            with watch("render"):  # one by one, so that a caller who has gone costs no more
-                explanations = [await self._in_thread(draw, found) for found in result.maps]
+            with watch("render"):
+                explanations = await self._explain(order, options, read, result)
+            if options.counterfactual or options.check:
+                with watch("check"):
+                    explanations = await self._check(order, options, read, explanations)
         return Answer(
             model=model,
             image=read.info,
@@ -149,8 +162,49 @@ class Service:
             explanations=tuple(explanations),
             torch=order.models.torch,
             timings=watch.total(),
-            seed=options.seed if isinstance(options, ExplainOptions) else None,
+            **_settings(options),
         )
+
+    async def _explain(
+        self, order: "_Order", options: ExplainOptions, read: "_Read", result: JobResult
+    ) -> list[Explanation]:
+        methods = order.models.methods
+        canvas = Canvas(
+            shown=read.shown,
+            info=read.info,
+            options=options,
+            labels=order.model.labels,
+            scores=result.scores,
+            methods=methods,
+            cover=read.cover,
+            ranges=shared_ranges(result.maps, methods) if options.scale == "shared" else {},
+        )
+        # One by one, so that a caller who has gone costs no more.
+        return [await self._in_thread(canvas.draw, found) for found in result.maps]
+
+    async def _check(
+        self,
+        order: "_Order",
+        options: ExplainOptions,
+        read: "_Read",
+        explanations: list[Explanation],
+    ) -> list[Explanation]:
+        checker = Checker(read.pixels, read.fill, partial(self._ask, order))
+        if options.counterfactual and read.cover is not None:
+            explanations = await checker.blur_region(explanations, read.region_at_input)
+        if options.check:
+            explanations = [
+                await checker.draw_curves(one, options.check, options.seed) for one in explanations
+            ]
+        return explanations
+
+    async def _ask(self, order: "_Order", pictures: Sequence[Pixels]) -> Scores:
+        """Scores of pictures of the model's own input size, a few at a time."""
+        scores = []
+        for start in range(0, len(pictures), _ASK_AT_ONCE):
+            jobs = [_job(order, pixels) for pixels in pictures[start : start + _ASK_AT_ONCE]]
+            scores += [r.scores for r in await asyncio.gather(*map(self._engine.submit, jobs))]
+        return np.stack(scores)
 
     async def _in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         call = partial(copy_context().run, partial(function, *args, **kwargs))
@@ -192,6 +246,20 @@ class _Order:
     deadline: float
 
 
+def _check_questions(options: ExplainOptions, plan: Plan, limit: int, *, masked: bool) -> None:
+    if masked and options.region is not None:
+        raise _invalid("region", "is given as a box and as a mask")
+    if options.counterfactual and not (masked or options.region):
+        raise _invalid("counterfactual", "needs a region or a mask")
+    asked = questions(options, plan.maps)
+    if asked > limit:
+        raise _invalid("check", f"needs {asked} passes; the limit is {limit}")
+
+
+def _invalid(option: str, detail: str) -> InvalidOption:
+    return InvalidOption(f"{option}: {detail}.", fields=[(option, detail)])
+
+
 def _budget(options: PredictOptions, limit: int) -> int:
     asked = options.budget if isinstance(options, ExplainOptions) else None
     if asked is not None and asked > limit:
@@ -205,20 +273,41 @@ def _budget(options: PredictOptions, limit: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """An upload that was decoded: the picture, what the model sees of it, and what it is."""
+    """An upload that was decoded: the picture, what the model sees of it, and what it is.
+
+    ``fill`` is the colour that tells the model nothing; ``cover`` the region that is asked about.
+    """
 
     shown: Decoded
     pixels: Pixels
     info: ImageInfo
+    fill: tuple[int, int, int]
+    cover: Map | None
+
+    @property
+    def region_at_input(self) -> Map:
+        """[H, W] of the model's input, in [0, 1]."""
+        assert self.cover is not None  # noqa: S101 - it was asked for
+        height, width = self.pixels.shape[:2]
+        upload = self.info.width, self.info.height
+        return region.at_input(self.cover, self.info.crop, upload, (width, height))
 
 
-def _job(order: _Order, read: _Read) -> Job:
-    plan, options = order.plan, order.options
+def _job(order: _Order, pixels: Pixels) -> Job:
+    """A mere question: what are the scores?"""
     return Job(
         model=order.model.name,
         version=str(order.model.version),
-        pixels=read.pixels,
+        pixels=pixels,
         deadline=order.deadline,
+    )
+
+
+def _explaining(order: _Order, job: Job) -> Job:
+    """The same, and the maps."""
+    plan, options = order.plan, order.options
+    return replace(
+        job,
         classes=plan.classes,
         methods=plan.methods,
         layers=plan.layers,
@@ -230,22 +319,34 @@ def _job(order: _Order, read: _Read) -> Job:
     )
 
 
-def _read(upload: bytes, order: _Order, limits: RequestLimits) -> _Read:
+def _read(upload: bytes, mask: bytes | None, order: _Order, limits: RequestLimits) -> _Read:
     options, spec = order.options, order.model.preprocess
     assert isinstance(spec, Preprocess)  # noqa: S101 - a ready model has one
     view, side, max_pixels = options.view, options.picture_side, limits.max_pixels
     decoded = decode(upload, max_pixels=max_pixels, needed=lambda w, h: needed(w, h, spec, view))
     pixels, box = preprocess(decoded, spec, view)
     info = ImageInfo(decoded.width, decoded.height, decoded.format, decoded.orientation, box)
+    cover = None
     if isinstance(options, ExplainOptions):
         pictures = order.plan.maps * options.pictures
         _check_pictures(info, options, pictures, limits.max_picture_pixels)
+        cover = _cover(info, options, mask, max_pixels)
     if max(decoded.image.size) < min(side, max(info.width, info.height)):
         # Too small to be shown. Scores must not depend on what is shown, so it is decoded again.
         decoded = decode(
             upload, max_pixels=max_pixels, needed=lambda w, h: geometry.fit(w, h, side)
         )
-    return _Read(decoded, pixels, info)
+    red, green, blue = (round(255 * level) for level in spec.mean)
+    return _Read(decoded, pixels, info, (red, green, blue), cover)
+
+
+def _cover(
+    info: ImageInfo, options: ExplainOptions, mask: bytes | None, max_pixels: int
+) -> Map | None:
+    upload = info.width, info.height
+    if mask is not None:
+        return region.mask_region(mask, upload, max_pixels)
+    return None if options.region is None else region.box_region(Box(*options.region), upload)
 
 
 def _check_pictures(info: ImageInfo, options: ExplainOptions, pictures: int, limit: int) -> None:
@@ -259,32 +360,11 @@ def _check_pictures(info: ImageInfo, options: ExplainOptions, pictures: int, lim
         )
 
 
-def _draw(
-    read: _Read,
-    labels: tuple[str, ...],
-    methods: dict[str, MethodInfo],
-    options: ExplainOptions,
-    class_map: ClassMap,
-) -> Explanation:
-    info = read.info
-    evidence, flags = normalize(class_map.values, relu=methods[class_map.method].relu)
-    out = geometry.fit(info.width, info.height, options.size)
-    laid = geometry.lay(evidence, info.crop, (info.width, info.height), out)
-    style = render.Style(options.colormap, options.alpha, options.format)
-    wanted = options.output
-    return Explanation(
-        index=class_map.index,
-        label=labels[class_map.index],
-        method=class_map.method,
-        layer=class_map.layer,
-        raw=class_map.values,
-        grid=geometry.shrink(class_map.values, _GRID_SIDE),
-        with_raw="raw" in wanted,
-        flags=(*flags, *class_map.flags),
-        residual=class_map.residual,
-        heatmap=render.heatmap(laid, style) if "heatmap" in wanted else None,
-        overlay=render.overlay(laid, read.shown.image, style) if "overlay" in wanted else None,
-    )
+def _settings(options: PredictOptions) -> dict[str, Any]:
+    """What of the options the receipt repeats."""
+    if not isinstance(options, ExplainOptions):
+        return {}
+    return {"seed": options.seed, "normalize": options.normalize}
 
 
 def _best(result: JobResult, labels: tuple[str, ...], top_k: int) -> tuple[Prediction, ...]:

@@ -161,6 +161,43 @@ class Box:
     y1: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegionReport:
+    """How the positive evidence of a map lies to a region.
+
+    ``inside_share`` of the evidence lies inside, ``area_share`` of what the model saw does;
+    ``lift`` is their quotient. ``counterfactual`` are the class's scores of the picture as it is,
+    with the inside blurred away, and with the outside blurred away.
+    """
+
+    inside_share: float
+    area_share: float
+    lift: float | None
+    peak_inside: bool
+    counterfactual: tuple[float, float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HotSpot:
+    """A connected hot part of a map, in pixels of the upright upload; ``peak`` is from 0 to 1."""
+
+    box: Box
+    peak: float
+    contour: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A class's score as more and more of the picture is taken away, or given back.
+
+    ``area`` under the curve, and under that of a random map in its place.
+    """
+
+    scores: tuple[float, ...]
+    area: float
+    random_area: float
+
+
 @dataclass(frozen=True, slots=True)
 class Picture:
     """An encoded picture."""
@@ -208,6 +245,10 @@ class Explanation:
     with_raw: bool = False
     heatmap: Picture | None = None
     overlay: Picture | None = None
+    spots: tuple[HotSpot, ...] | None = None
+    with_region: bool = False
+    region: RegionReport | None = None
+    checks: dict[str, Curve] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,4 +261,5 @@ class Answer:
     explanations: tuple[Explanation, ...]
     torch: str
     timings: dict[str, float]
+    normalize: str = "minmax"
     seed: int | None = None

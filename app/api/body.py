@@ -38,10 +38,11 @@ _CURL = " curl: use -F image=@photo.jpg, or --data-binary with -H 'Content-Type:
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """The image's bytes, and the options of the body as they were written."""
+    """The image's bytes, those of a mask, and the options of the body as they were written."""
 
     image: bytes
     options: dict[str, Any]
+    mask: bytes | None = None
 
 
 def parse_body(content_type: str, body: bytes) -> Upload:
@@ -126,12 +127,14 @@ def check_size(image: bytes, limit: int) -> None:
 def _from_multipart(content_type: str, body: bytes) -> Upload:
     parts = parse_multipart(content_type, body)
     fields = _once(((name, value) for name, value in parts if name != "image"), "the form")
+    mask = fields.pop("mask", None)
     images = [value for name, value in parts if name == "image"]
     if not images:
         raise MissingImage("The form has no field 'image' (curl: -F image=@photo.jpg).")
     if len(images) > 1:
         raise _wrong("image", "is given twice in the form")
-    return Upload(images[0], {name: _text(name, value) for name, value in fields.items()})
+    options = {name: _text(name, value) for name, value in fields.items()}
+    return Upload(images[0], options, mask)
 
 
 def _text(name: str, value: bytes) -> str:
@@ -155,10 +158,11 @@ def _from_json(body: bytes) -> Upload:
         raise BadRequest("The JSON body must be an object with the key 'image'.")
     if "image" not in content:
         raise MissingImage("The JSON body has no key 'image' (base64 or a data URI).")
-    image = _base64(content.pop("image"))
+    image = _base64("image", content.pop("image"))
+    mask = _base64("mask", content.pop("mask")) if "mask" in content else None
     for name, value in content.items():
         _check_json(name, value)
-    return Upload(image, content)
+    return Upload(image, content, mask)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -179,17 +183,17 @@ def _check_json(name: str, value: object) -> None:
         raise _wrong(name, f"is over {_MAX_VALUE} characters")
 
 
-def _base64(text: object) -> bytes:
+def _base64(name: str, text: object) -> bytes:
     if not isinstance(text, str):
-        raise _wrong("image", "must be text: base64, or a data URI")
+        raise _wrong(name, "must be text: base64, or a data URI")
     if text.startswith("data:"):
         head, comma, text = text.partition(",")
         if not comma or not head.lower().endswith(";base64"):
-            raise _wrong("image", "is a data URI, but not one of base64")
+            raise _wrong(name, "is a data URI, but not one of base64")
     try:
         return base64.b64decode(text, validate=True)
     except ValueError as exc:
-        raise _wrong("image", "is not base64 (A-Z a-z 0-9 + / =, no line breaks)") from exc
+        raise _wrong(name, "is not base64 (A-Z a-z 0-9 + / =, no line breaks)") from exc
 
 
 def _once(pairs: Iterable[tuple[str, Any]], place: str) -> dict[str, Any]:

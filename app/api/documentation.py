@@ -89,10 +89,12 @@ def _bodies(properties: Schema) -> Schema:
     curl = 'curl --data-binary @photo.jpg -H "Content-Type: image/jpeg" …?top_k=3'
     raw = {"summary": "the file itself; options in the query", "value": f"({curl})"}
     picture = {"schema": _BINARY, "examples": {"raw": raw}}
+    mask = {"mask": _BINARY} if "region" in properties else {}
+    text = {"type": "string", "description": "base64, or a data URI"}
     lists = [name for name, field in properties.items() if field.get("type") == "array"]
     return {
         "multipart/form-data": {
-            "schema": _object(_BINARY, properties),
+            "schema": _object(_BINARY, {**mask, **properties}),
             "encoding": {name: {"style": "form", "explode": False} for name in lists},
             "examples": {"form": {"summary": "a form", "value": {"image": "(file)", "top_k": 3}}},
         },
@@ -101,9 +103,7 @@ def _bodies(properties: Schema) -> Schema:
         "image/webp": picture,
         "application/octet-stream": picture,
         "application/json": {
-            "schema": _object(
-                {"type": "string", "description": "base64, or a data URI"}, properties
-            ),
+            "schema": _object(text, {**dict.fromkeys(mask, text), **properties}),
             "examples": {
                 "base64": {"summary": "base64", "value": {"image": _PIXEL, "top_k": 3}},
                 "data URI": {

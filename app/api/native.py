@@ -12,7 +12,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.api import documentation as doc
-from app.api.body import Options, check_encoding, check_size, parse_body, parse_options
+from app.api.body import (
+    Options,
+    Upload,
+    check_encoding,
+    check_size,
+    parse_body,
+    parse_options,
+)
 from app.api.events import MEDIA_TYPE as EVENTS
 from app.api.events import stream
 from app.api.negotiate import negotiate
@@ -63,30 +70,33 @@ class NativeApi:
     async def predict(self, request: Request) -> Response:
         """Class scores alone."""
         negotiate(_accept(request), (JSON,))
-        image, options, began = await self._receive(request, PredictOptions)
-        answer = await _while_connected(request, self._service.answer(image, options, began))
+        upload, options, began = await self._receive(request, PredictOptions)
+        answer = await _while_connected(request, self._service.answer(upload.image, options, began))
         return _gone() if answer is None else await self._json(answer, explained=False)
 
     async def explain(self, request: Request) -> Response:
         """Class scores, and heatmaps of what they rest on, in one pass."""
         media_type = negotiate(_accept(request), (JSON, *PICTURES, EVENTS))
         bare = media_type in PICTURES
-        image, options, began = await self._receive(
+        upload, options, began = await self._receive(
             request, ExplainOptions, {"output": "overlay"} if bare else {}
         )
         if bare:
             options = _only_the_overlay(options, media_type)
         if media_type == EVENTS:
-            return stream(partial(self._work, image, options, began))
-        answer = await _while_connected(request, self._service.answer(image, options, began))
+            return stream(partial(self._work, upload, options, began))
+        work = self._service.answer(upload.image, options, began, mask=upload.mask)
+        answer = await _while_connected(request, work)
         if answer is None:
             return _gone()
         return self._overlay(answer) if bare else await self._json(answer, explained=True)
 
     async def _work(
-        self, image: bytes, options: ExplainOptions, began: float, on_progress: OnProgress
+        self, upload: Upload, options: ExplainOptions, began: float, on_progress: OnProgress
     ) -> bytes:
-        answer = await self._service.answer(image, options, began, on_progress)
+        answer = await self._service.answer(
+            upload.image, options, began, on_progress, mask=upload.mask
+        )
         return await asyncio.to_thread(answer_json, answer, request_id.get(), explained=True)
 
     async def models(self) -> ModelsResponse:
@@ -118,7 +128,7 @@ class NativeApi:
 
     async def _receive(
         self, request: Request, model: type[Options], defaults: Mapping[str, Any] | None = None
-    ) -> tuple[bytes, Options, float]:
+    ) -> tuple[Upload, Options, float]:
         """The image, its options, and when its last byte was there."""
         check_encoding(request.headers.get("content-encoding", "identity"))
         content_type = request.headers.get("content-type", "")
@@ -127,8 +137,10 @@ class NativeApi:
         # Not in the threads that decode: a queue in front of those must not hold this up.
         upload = await asyncio.to_thread(parse_body, content_type, body)
         check_size(upload.image, self._max_body_bytes)
+        if upload.mask is not None and model is not ExplainOptions:
+            raise InvalidOption("mask: there is no such option.", fields=[("mask", "unknown")])
         query = request.query_params.multi_items()
-        return upload.image, parse_options(model, query, upload.options, defaults), began
+        return upload, parse_options(model, query, upload.options, defaults), began
 
     async def _json(self, answer: Answer, *, explained: bool) -> Response:
         write = partial(answer_json, answer, request_id.get(), explained=explained)

@@ -6,7 +6,18 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 import app
-from app.types import Answer, Box, Explanation, Map, MethodInfo, ModelInfo, Picture
+from app.types import (
+    Answer,
+    Box,
+    Curve,
+    Explanation,
+    HotSpot,
+    Map,
+    MethodInfo,
+    ModelInfo,
+    Picture,
+    RegionReport,
+)
 from app.types import Prediction as PredictionNumbers
 
 
@@ -57,6 +68,32 @@ class RawMap(BaseModel):
     base64: str
 
 
+class HotSpotOut(BaseModel):
+    box: tuple[float, float, float, float] = Field(description="x0, y0, x1, y1, half-open.")
+    peak: float = Field(description="Of the hottest of the map, which is 1.")
+    contour: list[tuple[float, float]] = Field(description="Its outline, closed.")
+
+
+class Counterfactual(BaseModel):
+    score: float = Field(description="Of the picture as it is.")
+    inside_blurred: float
+    outside_blurred: float
+
+
+class RegionOut(BaseModel):
+    inside_share: float = Field(description="Of the positive evidence, that inside the region.")
+    area_share: float = Field(description="Of what the model saw, the part that is the region.")
+    lift: float | None = Field(description="inside_share by area_share; null where that is 0.")
+    peak_inside: bool
+    counterfactual: Counterfactual | None = None
+
+
+class CurveOut(BaseModel):
+    scores: list[float] = Field(description="In equal steps, from none of the picture to all.")
+    area: float = Field(description="Under it: small for deletion, large for insertion.")
+    random_area: float = Field(description="The same for a random map with the same seed.")
+
+
 class ExplanationOut(BaseModel):
     index: int
     label: str
@@ -66,6 +103,11 @@ class ExplanationOut(BaseModel):
     heatmap: EncodedPicture | None = Field(None, description="Palette picture with transparency.")
     overlay: EncodedPicture | None = None
     raw: RawMap | None = None
+    boxes: list[HotSpotOut] | None = Field(None, description="The hottest first.")
+    region: RegionOut | None = Field(
+        None, description="null where there is no positive evidence; absent if not asked for."
+    )
+    checks: dict[str, CurveOut] | None = None
     flags: list[str] = Field(description="For example no_positive_evidence, budget_exhausted.")
     residual: float | None = Field(
         None,
@@ -156,7 +198,11 @@ class Readiness(BaseModel):
 
 
 def answer_json(answer: Answer, request_id: str, *, explained: bool) -> bytes:
-    """An answer as the body of ``PredictResponse`` or ``ExplainResponse``."""
+    """An answer as the body of ``PredictResponse`` or ``ExplainResponse``.
+
+    What is not set here was not asked for, and is left out; what is None was, and is null.
+    """
+    seed: dict[str, Any] = {} if answer.seed is None else {"seed": answer.seed}
     common: dict[str, Any] = {
         "id": request_id,
         "model": ModelRef(name=answer.model.name, version=str(answer.model.version)),
@@ -169,8 +215,8 @@ def answer_json(answer: Answer, request_id: str, *, explained: bool) -> bytes:
         ),
         "predictions": [_prediction(p) for p in answer.predictions],
         "receipt": Receipt(
-            seed=answer.seed,
-            normalize="minmax",
+            **seed,
+            normalize=answer.normalize,
             precision=answer.model.precision,
             camserve=app.__version__,
             torch=answer.torch,
@@ -178,10 +224,10 @@ def answer_json(answer: Answer, request_id: str, *, explained: bool) -> bytes:
         "timings_ms": {stage: round(ms, 3) for stage, ms in answer.timings.items()},
     }
     if not explained:
-        return PredictResponse(**common).model_dump_json(exclude_none=True).encode()
+        return PredictResponse(**common).model_dump_json(exclude_unset=True).encode()
     explanations = [_explanation(e) for e in answer.explanations]
     response = ExplainResponse(**common, explanations=explanations)
-    return response.model_dump_json(exclude_none=True).encode()
+    return response.model_dump_json(exclude_unset=True).encode()
 
 
 def _corners(box: Box) -> tuple[float, float, float, float]:
@@ -193,33 +239,44 @@ def _prediction(p: PredictionNumbers) -> Prediction:
 
 
 def _explanation(e: Explanation) -> ExplanationOut:
+    asked: dict[str, Any] = {}
+    if e.heatmap:
+        asked["heatmap"] = _picture(e.heatmap)
+    if e.overlay:
+        asked["overlay"] = _picture(e.overlay)
+    if e.with_raw:
+        asked["raw"] = _raw(e.raw)
+    if e.residual is not None:
+        asked["residual"] = e.residual
+    if e.spots is not None:
+        asked["boxes"] = [_spot(spot) for spot in e.spots]
+    if e.with_region:
+        asked["region"] = e.region and _region(e.region)
+    if e.checks is not None:
+        asked["checks"] = {kind: _curve(curve) for kind, curve in e.checks.items()}
     return ExplanationOut(
         index=e.index,
         label=e.label,
         method=e.method,
         layer=e.layer,
         grid=_grid(e.grid, e.raw),
-        heatmap=_picture(e.heatmap),
-        overlay=_picture(e.overlay),
-        raw=_raw(e.raw) if e.with_raw else None,
         flags=list(e.flags),
-        residual=e.residual,
+        **asked,
     )
 
 
 def _grid(values: Map, raw: Map) -> Grid:
+    averaged: dict[str, Any] = {} if raw.shape == values.shape else {"native_shape": raw.shape}
     return Grid(
         shape=(values.shape[0], values.shape[1]),
         values=values.tolist(),
         min=float(raw.min()),
         max=float(raw.max()),
-        native_shape=None if raw.shape == values.shape else (raw.shape[0], raw.shape[1]),
+        **averaged,
     )
 
 
-def _picture(picture: Picture | None) -> EncodedPicture | None:
-    if picture is None:
-        return None
+def _picture(picture: Picture) -> EncodedPicture:
     return EncodedPicture(
         media_type=picture.media_type,
         width=picture.width,
@@ -230,4 +287,30 @@ def _picture(picture: Picture | None) -> EncodedPicture | None:
 
 def _raw(values: Map) -> RawMap:
     data = values.astype("<f4").tobytes()
-    return RawMap(shape=(values.shape[0], values.shape[1]), base64=b64encode(data).decode())
+    return RawMap(
+        shape=(values.shape[0], values.shape[1]), dtype="<f4", base64=b64encode(data).decode()
+    )
+
+
+def _spot(spot: HotSpot) -> HotSpotOut:
+    return HotSpotOut(box=_corners(spot.box), peak=spot.peak, contour=list(spot.contour))
+
+
+def _region(report: RegionReport) -> RegionOut:
+    asked: dict[str, Any] = {}
+    if report.counterfactual:
+        score, inside, outside = report.counterfactual
+        asked["counterfactual"] = Counterfactual(
+            score=score, inside_blurred=inside, outside_blurred=outside
+        )
+    return RegionOut(
+        inside_share=report.inside_share,
+        area_share=report.area_share,
+        lift=report.lift,
+        peak_inside=report.peak_inside,
+        **asked,
+    )
+
+
+def _curve(curve: Curve) -> CurveOut:
+    return CurveOut(scores=list(curve.scores), area=curve.area, random_area=curve.random_area)

@@ -102,6 +102,7 @@ def make_api(
     start_models: Sequence[str] = ("colours",),
     max_body_bytes: int = MAX_BODY,
     max_queue: int = 100,
+    max_budget: int = 1000,
 ) -> Api:
     """An application of its own."""
     engine = engine or FakeEngine()
@@ -109,7 +110,7 @@ def make_api(
         max_pixels=100_000,
         max_maps=max_maps,
         max_picture_pixels=1_000_000,
-        max_budget=1000,
+        max_budget=max_budget,
         deadline_s=60,
         slow_deadline_s=600,
     )

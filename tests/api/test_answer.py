@@ -201,7 +201,7 @@ def test_a_fine_map_is_averaged_for_the_grid_and_says_so(
 ) -> None:
     (whole,) = api.raw().json()["explanations"]
     assert "native_shape" not in whole["grid"]
-    monkeypatch.setattr("app.service._GRID_SIDE", 2)
+    monkeypatch.setattr("app.drawing._GRID_SIDE", 2)
     (coarse,) = api.raw(output="raw").json()["explanations"]
     assert (coarse["grid"]["shape"], coarse["grid"]["native_shape"]) == ([2, 2], [4, 4])
     expected = np.array(whole["grid"]["values"]).reshape(2, 2, 2, 2).mean(axis=(1, 3))

@@ -114,7 +114,7 @@ def test_every_option_stands_in_the_table() -> None:
         default = field.default
         if isinstance(default, tuple):
             default = default[0] if default else None
-        if default is not None:
+        if default is not None and default is not False:
             assert f"`{default}`" in row or f"{default} |" in row
 
 

@@ -6,7 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from app.imaging.normalize import NO_POSITIVE_EVIDENCE, normalize
+from app.imaging.normalize import (
+    LOW_CONTRAST,
+    NO_POSITIVE_EVIDENCE,
+    Range,
+    extent,
+    grad_cam_scale,
+    normalize,
+)
 from app.types import Map
 
 FINITE = st.floats(-1e6, 1e6, width=32)
@@ -27,6 +34,33 @@ def test_the_strongest_evidence_is_one_and_what_speaks_against_is_nothing() -> N
 
 def test_the_weakest_evidence_is_zero_where_all_is_positive() -> None:
     assert normalize(a_map(1, 2, 3), relu=True)[0].tolist() == [[0, 0.5, 1]]
+
+
+def test_on_a_common_scale_a_weak_map_looks_weak() -> None:
+    strong, weak = a_map(-1, 2, 10), a_map(-5, 0, 1)
+    common = extent([strong, weak], relu=True)
+    assert common == Range(0, 10)
+    assert normalize(weak, relu=True, within=common)[0].tolist() == [[0, 0, pytest.approx(0.1)]]
+    assert normalize(strong, relu=True, within=common)[0].tolist() == [[0, pytest.approx(0.2), 1]]
+
+
+def test_on_a_common_scale_a_map_without_evidence_stays_blank_and_flagged() -> None:
+    evidence, flags = normalize(a_map(-1, -2), relu=True, within=Range(0, 10))
+    assert not evidence.any()
+    assert flags == (NO_POSITIVE_EVIDENCE,)
+
+
+@pytest.mark.parametrize(("low", "flags"), [(8.9, ()), (9.1, (LOW_CONTRAST,)), (0, ())])
+def test_a_map_of_little_relief_is_stretched_and_says_so(low: float, flags: tuple[str]) -> None:
+    evidence, found = normalize(a_map(low, 10), relu=True)
+    assert evidence.tolist() == [[0, 1]]
+    assert found == flags
+
+
+def test_the_scale_of_pytorch_grad_cam_has_its_constant() -> None:
+    assert grad_cam_scale(a_map(0, 1e-7, 3e-7)).tolist() == [
+        [0, pytest.approx(0.25), pytest.approx(0.75)]
+    ]
 
 
 def test_without_relu_negative_values_keep_their_order() -> None:
