@@ -126,7 +126,8 @@ def make_service(engine: "Engine", settings: Settings) -> "Service":
     from concurrent.futures import ThreadPoolExecutor
 
     from app.admission import Admission
-    from app.service import RequestLimits, Service
+    from app.order import RequestLimits
+    from app.service import Service
 
     return Service(
         engine,

@@ -6,34 +6,27 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from contextvars import copy_context
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 
 from app.admission import Admission
-from app.catalogue import Models, Plan
-from app.checks import Checker, Scores, questions
+from app.catalogue import Models
+from app.checks import Checker, Scores
 from app.drawing import Canvas, shared_ranges
-from app.errors import DeadlineExceeded, InvalidOption
-from app.imaging import geometry, region
-from app.imaging.decode import Decoded, decode
-from app.imaging.preprocess import needed, preprocess
+from app.errors import DeadlineExceeded
 from app.options import ExplainOptions, PredictOptions
+from app.order import Order, RequestLimits, make_order
+from app.reading import Reading, read_upload
 from app.types import (
     Answer,
-    Box,
     Catalogue,
     Explanation,
-    ImageInfo,
     Job,
     JobResult,
-    Map,
-    ModelInfo,
     Pixels,
     Prediction,
-    Preprocess,
     Progress,
 )
 
@@ -51,18 +44,6 @@ class Engine(Protocol):
     def catalogues(self) -> list[Catalogue]: ...
 
     async def submit(self, job: Job, on_progress: OnProgress | None = None) -> JobResult: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestLimits:
-    """What one request may ask for."""
-
-    max_pixels: int
-    max_maps: int
-    max_picture_pixels: int
-    max_budget: int
-    deadline_s: float
-    slow_deadline_s: float
 
 
 class Service:
@@ -116,37 +97,31 @@ class Service:
                 requests are in progress, or no worker can do it now.
         """
         with self._admission():
-            order = self._order(options, time.monotonic() if began is None else began, mask)
+            order = make_order(
+                self.models(),
+                options.model or self.default_model,
+                options,
+                self.limits,
+                began=time.monotonic() if began is None else began,
+                masked=mask is not None,
+            )
             try:
                 async with asyncio.timeout(order.deadline - time.monotonic()):
                     return await self._answer(upload, mask, order, on_progress)
             except TimeoutError as exc:
                 raise DeadlineExceeded(f"There was no answer within {order.seconds:g} s.") from exc
 
-    def _order(self, options: PredictOptions, began: float, mask: bytes | None) -> "_Order":
-        """Check what is asked for, before anything is done."""
-        models, limits = self.models(), self.limits
-        model = models.ready(options.model or self.default_model)
-        plan = models.plan(model, options, limits.max_maps)
-        if isinstance(options, ExplainOptions):
-            _check_questions(options, plan, limits.max_budget, masked=mask is not None)
-        slow = plan.slow or (isinstance(options, ExplainOptions) and bool(options.check))
-        seconds = options.seconds(limits.slow_deadline_s if slow else limits.deadline_s)
-        budget = _budget(options, limits.max_budget)
-        return _Order(options, models, model, plan, budget, seconds, began + seconds)
-
     async def _answer(
         self,
         upload: bytes,
         mask: bytes | None,
-        order: "_Order",
+        order: Order,
         on_progress: OnProgress | None,
     ) -> Answer:
         options, model, watch = order.options, order.model, Stopwatch()
         with watch("decode"):
-            read = await self._in_thread(_read, upload, mask, order, self.limits)
-        job = _explaining(order, _job(order, read.pixels))
-        result = await self._engine.submit(job, on_progress)
+            read = await self._in_thread(read_upload, upload, mask, order, self.limits)
+        result = await self._engine.submit(order.job(read.pixels), on_progress)
         watch.take(result.timings)
         explanations: list[Explanation] = []
         if isinstance(options, ExplainOptions):
@@ -166,7 +141,7 @@ class Service:
         )
 
     async def _explain(
-        self, order: "_Order", options: ExplainOptions, read: "_Read", result: JobResult
+        self, order: Order, options: ExplainOptions, read: Reading, result: JobResult
     ) -> list[Explanation]:
         methods = order.models.methods
         canvas = Canvas(
@@ -184,9 +159,9 @@ class Service:
 
     async def _check(
         self,
-        order: "_Order",
+        order: Order,
         options: ExplainOptions,
-        read: "_Read",
+        read: Reading,
         explanations: list[Explanation],
     ) -> list[Explanation]:
         checker = Checker(read.pixels, read.fill, partial(self._ask, order))
@@ -198,11 +173,11 @@ class Service:
             ]
         return explanations
 
-    async def _ask(self, order: "_Order", pictures: Sequence[Pixels]) -> Scores:
+    async def _ask(self, order: Order, pictures: Sequence[Pixels]) -> Scores:
         """Scores of pictures of the model's own input size, a few at a time."""
         scores = []
         for start in range(0, len(pictures), _ASK_AT_ONCE):
-            jobs = [_job(order, pixels) for pixels in pictures[start : start + _ASK_AT_ONCE]]
+            jobs = [order.question(pixels) for pixels in pictures[start : start + _ASK_AT_ONCE]]
             scores += [r.scores for r in await asyncio.gather(*map(self._engine.submit, jobs))]
         return np.stack(scores)
 
@@ -231,133 +206,6 @@ class Stopwatch:
     def total(self) -> dict[str, float]:
         """All stages, and ``total``."""
         return {**self._stages, "total": (time.perf_counter() - self._started) * 1e3}
-
-
-@dataclass(frozen=True, slots=True)
-class _Order:
-    """A request that was found to be possible; ``deadline`` in ``time.monotonic()``."""
-
-    options: PredictOptions
-    models: Models
-    model: ModelInfo
-    plan: Plan
-    budget: int
-    seconds: float
-    deadline: float
-
-
-def _check_questions(options: ExplainOptions, plan: Plan, limit: int, *, masked: bool) -> None:
-    if masked and options.region is not None:
-        raise _invalid("region", "is given as a box and as a mask")
-    if options.counterfactual and not (masked or options.region):
-        raise _invalid("counterfactual", "needs a region or a mask")
-    asked = questions(options, plan.maps)
-    if asked > limit:
-        raise _invalid("check", f"needs {asked} passes; the limit is {limit}")
-
-
-def _invalid(option: str, detail: str) -> InvalidOption:
-    return InvalidOption(f"{option}: {detail}.", fields=[(option, detail)])
-
-
-def _budget(options: PredictOptions, limit: int) -> int:
-    asked = options.budget if isinstance(options, ExplainOptions) else None
-    if asked is not None and asked > limit:
-        raise InvalidOption(
-            f"budget: the limit is {limit}.",
-            fields=[("budget", f"the limit is {limit}")],
-            extra={"limits": {"max_budget": limit}},
-        )
-    return asked or limit
-
-
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """An upload that was decoded: the picture, what the model sees of it, and what it is.
-
-    ``fill`` is the colour that tells the model nothing; ``cover`` the region that is asked about.
-    """
-
-    shown: Decoded
-    pixels: Pixels
-    info: ImageInfo
-    fill: tuple[int, int, int]
-    cover: Map | None
-
-    @property
-    def region_at_input(self) -> Map:
-        """[H, W] of the model's input, in [0, 1]."""
-        assert self.cover is not None  # noqa: S101 - it was asked for
-        height, width = self.pixels.shape[:2]
-        upload = self.info.width, self.info.height
-        return region.at_input(self.cover, self.info.crop, upload, (width, height))
-
-
-def _job(order: _Order, pixels: Pixels) -> Job:
-    """A mere question: what are the scores?"""
-    return Job(
-        model=order.model.name,
-        version=str(order.model.version),
-        pixels=pixels,
-        deadline=order.deadline,
-    )
-
-
-def _explaining(order: _Order, job: Job) -> Job:
-    """The same, and the maps."""
-    plan, options = order.plan, order.options
-    return replace(
-        job,
-        classes=plan.classes,
-        methods=plan.methods,
-        layers=plan.layers,
-        against=plan.against,
-        needs=plan.needs,
-        slow=plan.slow,
-        seed=options.seed if isinstance(options, ExplainOptions) else 0,
-        budget=order.budget,
-    )
-
-
-def _read(upload: bytes, mask: bytes | None, order: _Order, limits: RequestLimits) -> _Read:
-    options, spec = order.options, order.model.preprocess
-    assert isinstance(spec, Preprocess)  # noqa: S101 - a ready model has one
-    view, side, max_pixels = options.view, options.picture_side, limits.max_pixels
-    decoded = decode(upload, max_pixels=max_pixels, needed=lambda w, h: needed(w, h, spec, view))
-    pixels, box = preprocess(decoded, spec, view)
-    info = ImageInfo(decoded.width, decoded.height, decoded.format, decoded.orientation, box)
-    cover = None
-    if isinstance(options, ExplainOptions):
-        pictures = order.plan.maps * options.pictures
-        _check_pictures(info, options, pictures, limits.max_picture_pixels)
-        cover = _cover(info, options, mask, max_pixels)
-    if max(decoded.image.size) < min(side, max(info.width, info.height)):
-        # Too small to be shown. Scores must not depend on what is shown, so it is decoded again.
-        decoded = decode(
-            upload, max_pixels=max_pixels, needed=lambda w, h: geometry.fit(w, h, side)
-        )
-    red, green, blue = (round(255 * level) for level in spec.mean)
-    return _Read(decoded, pixels, info, (red, green, blue), cover)
-
-
-def _cover(
-    info: ImageInfo, options: ExplainOptions, mask: bytes | None, max_pixels: int
-) -> Map | None:
-    upload = info.width, info.height
-    if mask is not None:
-        return region.mask_region(mask, upload, max_pixels)
-    return None if options.region is None else region.box_region(Box(*options.region), upload)
-
-
-def _check_pictures(info: ImageInfo, options: ExplainOptions, pictures: int, limit: int) -> None:
-    width, height = geometry.fit(info.width, info.height, options.size)
-    if pictures * width * height > limit:
-        detail = f"{pictures} pictures of {width}x{height} are over {limit} pixels; ask for less"
-        raise InvalidOption(
-            f"size: {detail}.",
-            fields=[("size", detail)],
-            extra={"limits": {"max_picture_pixels": limit}},
-        )
 
 
 def _settings(options: PredictOptions) -> dict[str, Any]:

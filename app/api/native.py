@@ -29,8 +29,8 @@ from app.api.schemas import (
     MethodsResponse,
     ModelsResponse,
     PredictResponse,
-    answer_json,
 )
+from app.api.writing import answer_json
 from app.errors import InvalidOption
 from app.imaging.decode import FORMATS
 from app.logs import request_id

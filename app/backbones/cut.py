@@ -8,7 +8,6 @@ The place is found in the traced graph: the last value that is the only one aliv
 cells; poolings before it are walked back, so that VGG's map keeps its own resolution.
 """
 
-import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from app.backbones.grid import Grid, read_grid
 from app.errors import ModelCheckFailed
 
 _POOLINGS = (
@@ -27,27 +27,7 @@ _POOLINGS = (
 # While fx traces one model, it replaces nn.Module.__call__ in the whole process: no other may run.
 TRACING = Lock()
 
-_MAX_PREFIX_TOKENS = 16
 _LIVE_SHARE = 0.5  # of the cells must have a gradient
-
-
-@dataclass(frozen=True)
-class Grid:
-    """How a value is a map: ``(h, w)`` cells, behind ``prefix`` tokens or with channels last."""
-
-    height: int
-    width: int
-    layout: str  # "NCHW", "NHWC" or "NTC"
-    prefix: int = 0
-
-    def maps(self, value: Tensor) -> Tensor:
-        """The value as [N, C, h, w]."""
-        if self.layout == "NCHW":
-            return value
-        if self.layout == "NTC":
-            tokens = value[:, self.prefix :]
-            value = tokens.reshape(len(tokens), self.height, self.width, -1)
-        return value.permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -197,7 +177,7 @@ def _usable(module: fx.GraphModule, example: Tensor) -> dict[fx.Node, Grid]:
     maps = {
         node: (grid, value)
         for node, value in recorder.values.items()
-        if value.requires_grad and (grid := _grid(value, example))
+        if value.requires_grad and (grid := read_grid(value, example))
     }
     if not maps:
         return {}
@@ -227,35 +207,6 @@ class _Recorder(fx.Interpreter):
 
 def _live_share(gradient: Tensor) -> float:
     return float((gradient.abs().amax(dim=1) > 0).float().mean())
-
-
-def _grid(value: Tensor, example: Tensor) -> Grid | None:
-    """Read a value as a map; None where it has no two dimensions of space."""
-    height, width = example.shape[-2:]
-    match tuple(value.shape):
-        case (1, _, _, _):
-            return _image_grid(value.shape, height / width)
-        case (1, tokens, _):
-            return _token_grid(tokens, height, width)
-    return None
-
-
-def _image_grid(shape: torch.Size, aspect: float) -> Grid | None:
-    def mismatch(pair: tuple[int, int]) -> float:
-        return abs(math.log(pair[0] / pair[1] / aspect))
-
-    first, last = (shape[2], shape[3]), (shape[1], shape[2])
-    layout, (h, w) = min((("NCHW", first), ("NHWC", last)), key=lambda option: mismatch(option[1]))
-    return Grid(h, w, layout) if h * w > 1 else None
-
-
-def _token_grid(tokens: int, height: int, width: int) -> Grid | None:
-    for prefix in range(min(_MAX_PREFIX_TOKENS, tokens - 1)):
-        h = round(math.sqrt((tokens - prefix) * height / width))
-        w = round(h * width / height)
-        if h * w == tokens - prefix and height * w == width * h and h * w > 1:
-            return Grid(h, w, "NTC", prefix)
-    return None
 
 
 def _clean_values(graph: fx.Graph) -> set[fx.Node]:

@@ -16,7 +16,8 @@ from starlette.types import ASGIApp, Message
 from app.admission import Admission
 from app.api.application import ApiSettings, create_app
 from app.metrics import Metrics
-from app.service import RequestLimits, Service
+from app.order import RequestLimits
+from app.service import Service
 from tests.fakes import FakeEngine
 
 EXPLAIN, PREDICT = "/api/v1/explain", "/api/v1/predict"

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 import app
-from app.api.schemas import ExplainResponse, PredictResponse, answer_json
+from app.api.schemas import ExplainResponse, PredictResponse
+from app.api.writing import answer_json
 from app.types import Answer
 from tests.api.client import EXPLAIN, PHOTO, PREDICT, Api, form_body, in_base64, make_api, picture
 

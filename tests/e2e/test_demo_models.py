@@ -16,7 +16,8 @@ from app.evaluation.scenes import Scene, lesion_scene, shapes_scene
 from app.imaging.geometry import lay
 from app.main import make_runner
 from app.options import ExplainOptions
-from app.service import RequestLimits, Service
+from app.order import RequestLimits
+from app.service import Service
 from app.settings import Settings
 from app.types import Answer
 from tests.server import ROOT

@@ -13,7 +13,8 @@ from PIL import Image
 from app.admission import Admission
 from app.errors import DeadlineExceeded, InvalidOption, NoWorker, Overloaded, TooManyPixels
 from app.options import ExplainOptions, PredictOptions
-from app.service import RequestLimits, Service
+from app.order import RequestLimits
+from app.service import Service
 from app.types import Answer, Box, Progress
 from tests.fakes import FakeEngine
 from tests.pictures import encode, make_picture, make_upload
