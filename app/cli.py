@@ -1,11 +1,11 @@
-"""The command line: ``serve``, ``explain``, ``models``."""
+"""The command line: ``serve``, ``explain``, ``models``, ``evaluate``, ``sanity``."""
 
 import argparse
 import asyncio
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
@@ -14,6 +14,11 @@ from app.errors import CamserveError, SetupError
 from app.options import ExplainOptions
 from app.settings import Settings
 from app.types import Answer
+
+if TYPE_CHECKING:
+    from app.service import Service
+
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - it has no other name
 
 _SERVED_BY_FLAGS = {"output", "format", "deadline_ms"}  # -o says these; a person can wait
 
@@ -66,15 +71,91 @@ def _parser() -> argparse.ArgumentParser:
             flag = f"--{name.replace('_', '-')}"
             explain.add_argument(flag, dest=name, default=None, help=field.description)
     explain.set_defaults(run=_explain)
+    _add_evaluate(commands)
+    _add_sanity(commands)
     models = commands.add_parser("models", help="list the models of the models folder")
     models.set_defaults(run=_models)
     return parser
 
 
+def _add_evaluate(commands: "Commands") -> None:
+    evaluate = commands.add_parser(
+        "evaluate", help="pointing game, deletion, insertion, drop: how good are the maps?"
+    )
+    evaluate.add_argument(
+        "folder", type=Path, nargs="?", help="pictures with masks beside them; else fresh scenes"
+    )
+    evaluate.add_argument("--models", default="shapes,lesion", help="a comma list")
+    evaluate.add_argument("--methods", help="a comma list; all that suit a model if absent")
+    evaluate.add_argument("-n", type=int, default=30, help="questions for each model")
+    evaluate.add_argument("--budget", type=int, default=256, help="passes for each map")
+    evaluate.add_argument("--seed", type=int, default=0, help="of the scenes")
+    evaluate.add_argument("--out", type=Path, default=Path("evaluation"), help="folder of results")
+    evaluate.set_defaults(run=_evaluate)
+
+
+def _add_sanity(commands: "Commands") -> None:
+    sanity = commands.add_parser(
+        "sanity", help="do the maps change when the model forgets what it has learned?"
+    )
+    sanity.add_argument("model")
+    sanity.add_argument("--methods", help="a comma list; all that suit the model if absent")
+    sanity.add_argument("--budget", type=int, default=128, help="passes for each map")
+    sanity.set_defaults(run=_sanity)
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from app.evaluation.report import as_json, as_plot, as_table
+    from app.evaluation.run import run_evaluation
+
+    models = tuple(arguments.models.split(","))
+    figures = asyncio.run(
+        run_evaluation(
+            _local_service(Settings(), models),
+            models,
+            methods=_names(arguments.methods),
+            folder=arguments.folder,
+            n=arguments.n,
+            budget=arguments.budget,
+            seed=arguments.seed,
+        )
+    )
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "evaluation.json").write_text(as_json(figures))
+    (arguments.out / "evaluation.md").write_text(as_table(figures) + "\n")
+    as_plot(figures).save(arguments.out / "evaluation.png")
+    print(as_table(figures))
+
+
+def _sanity(arguments: argparse.Namespace) -> None:
+    from app.evaluation.run import run_sanity
+
+    found = run_sanity(Settings(), arguments.model, _names(arguments.methods), arguments.budget)
+    print("| method | classifier | a quarter | half | all layers | |")
+    print("|---|---|---|---|---|---|")
+    for row in found:
+        cells = " | ".join(f"{value:.2f}" for value in row.correlations)
+        print(f"| `{row.method}` | {cells} | {'passes' if row.passes else 'FAILS'} |")
+
+
+def _local_service(settings: Settings, models: tuple[str, ...]) -> "Service":
+    """The service in this process; a person at a command line can wait."""
+    from app.main import local_service
+
+    patient = {"deadline_s": 1e6, "slow_deadline_s": 1e6}
+    update = {"models": models, "default_model": models[0], **patient}
+    return local_service(settings.model_copy(update=update))
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    return tuple(text.split(",")) if text else None
+
+
 def _explain(arguments: argparse.Namespace) -> None:
     options = _options(arguments)
-    settings = _settings_for_one(options)
-    answer = asyncio.run(_explain_once(settings, options, _read(arguments.image)))
+    settings = Settings()
+    service = _local_service(settings, (options.model or settings.start_model,))
+    answer = asyncio.run(service.answer(_read(arguments.image), options))
     _print(answer)
     if arguments.output:
         _write(answer, arguments.output)
@@ -102,31 +183,6 @@ def _options(arguments: argparse.Namespace) -> ExplainOptions:
     suffix = (arguments.output or Path("x.png")).suffix.lstrip(".").lower()
     image_format = {"jpg": "jpeg"}.get(suffix, suffix)
     return ExplainOptions.model_validate({**given, "output": "overlay", "format": image_format})
-
-
-def _settings_for_one(options: ExplainOptions) -> Settings:
-    settings = Settings()
-    model = options.model or settings.start_model
-    return settings.model_copy(
-        update={
-            "models": (model,),
-            "default_model": model,
-            "max_batch_size": 16,
-            "deadline_s": 1e6,
-            "slow_deadline_s": 1e6,
-        }
-    )
-
-
-async def _explain_once(settings: Settings, options: ExplainOptions, image: bytes) -> Answer:
-    from app.engine.local import LocalEngine
-    from app.main import find_devices, make_runner, make_service
-
-    device = find_devices(settings.devices)[0]
-    runner, names = make_runner(settings, device, os.cpu_count() or 1)
-    runner.load(names, lambda: None)
-    service = make_service(LocalEngine(runner.run, runner.run_slowly, runner.catalogue), settings)
-    return await service.answer(image, options)
 
 
 def _read(file: Path) -> bytes:

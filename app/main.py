@@ -145,6 +145,16 @@ def make_service(engine: "Engine", settings: Settings) -> "Service":
     )
 
 
+def local_service(settings: Settings) -> "Service":
+    """The use case without processes, for the command line: the models live in this one."""
+    from app.engine.local import LocalEngine
+
+    device = find_devices(settings.devices)[0]
+    runner, names = make_runner(settings, device, os.cpu_count() or 1)
+    runner.load(names, lambda: None)
+    return make_service(LocalEngine(runner.run, runner.run_slowly, runner.catalogue), settings)
+
+
 def worker_process(control: BlockingControl) -> None:
     """A worker process: connections and a queue in front of one device's models."""
     from threading import Thread

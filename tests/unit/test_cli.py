@@ -1,5 +1,6 @@
 """The command line: the same path without HTTP, and errors of one line."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,41 @@ def test_a_place_that_cannot_be_written_to_is_one_line(
 def test_several_maps_do_not_fit_one_file(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["explain", str(photo), "--classes", "top2", "-o", "overlay.png"]
     assert_fails(capsys, arguments, "one class")
+
+
+def test_evaluate_writes_a_table_json_and_a_plot(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.jpg").write_bytes(make_upload(150, 100))
+    Image.new("L", (150, 100), 255).save(tmp_path / "a.mask.png")
+    arguments = ["--models", "tiny", "--methods", "gradcam,hirescam", "--out", str(tmp_path / "o")]
+    main(["evaluate", str(tmp_path), *arguments])
+    printed = capsys.readouterr().out
+    assert printed.count("| tiny |") == 2
+    assert (tmp_path / "o" / "evaluation.md").read_text() == printed
+    assert len(json.loads((tmp_path / "o" / "evaluation.json").read_text())) == 2
+    with Image.open(tmp_path / "o" / "evaluation.png") as plot:
+        assert plot.width > 100
+
+
+def test_sanity_prints_a_row_for_each_method(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "samples").mkdir()
+    (tmp_path / "samples" / "a.jpg").write_bytes(make_upload(150, 100))
+    (tmp_path / "samples" / "samples.toml").write_text('[[sample]]\nfile = "a.jpg"\n')
+    (tmp_path / "tiny.toml").write_text((TEST_MODELS / "tiny.toml").read_text())
+    monkeypatch.setenv("APP_MODELS_DIR", str(tmp_path))
+    main(["sanity", "tiny", "--methods", "gradcam,saliency"])
+    rows = capsys.readouterr().out.splitlines()
+    assert [row.split("|")[1].strip() for row in rows[2:]] == ["`gradcam`", "`saliency`"]
+
+
+def test_what_cannot_be_evaluated_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert_fails(capsys, ["evaluate", "--models", "tiny"], "tiny", "folder")
+    assert_fails(capsys, ["sanity", "nobody"], "nobody")
+    assert_fails(capsys, ["sanity", "tiny", "--methods", "chefer"], "chefer", "not for tiny")
+    assert_fails(capsys, ["sanity", "tiny"], "samples")
 
 
 def test_models_lists_the_folder(capsys: pytest.CaptureFixture[str]) -> None:
