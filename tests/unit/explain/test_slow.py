@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from app.backbones.model import Model
+from app.engine.fast import run
 from app.engine.slow import run_slowly
 from app.errors import CamserveError, DeadlineExceeded, InvalidOption
 from app.explain import kernelshap, lime
-from app.explain.registry import slow_methods
+from app.explain.registry import every_info, slow_methods
 from app.explain.steps import Row
 from app.explain.superpixels import hide, superpixels
 from app.types import ClassMap, Job, JobResult, Progress
@@ -341,6 +342,25 @@ def test_a_deadline_that_leaves_nothing_to_show_says_so(method: str) -> None:
 def test_a_budget_that_leaves_nothing_to_show_says_so() -> None:
     result, _ = play(make_job("integrated_gradients", budget=1), model())
     assert isinstance(result, InvalidOption)
+
+
+@pytest.mark.parametrize(("architecture", "side"), [("resnet18", SIDE), ("vit_b_16", 224)])
+def test_no_method_leaves_a_hook_or_a_gradient_behind(architecture: str, side: int) -> None:
+    of = build_model(architecture, side=side, num_classes=20)
+    for name, info in every_info().items():
+        only_here = "attention" in info.needs or architecture == "resnet18"
+        if only_here and of.provides.issuperset(info.needs):
+            needs = tuple(sorted(set(info.needs) - {"activations", "gradients"}))
+            job = make_job(name, side=side, budget=8, needs=needs, slow=info.lane == "slow")
+            result = play(job, of)[0] if job.slow else run(of, [job])[0]
+            assert isinstance(result, JobResult), (name, result)
+    for module in of.module.modules():
+        assert not module._forward_hooks
+        assert not module._forward_pre_hooks
+        assert not module._backward_hooks
+    for parameter in of.module.parameters():
+        assert parameter.grad is None
+        assert not parameter.requires_grad
 
 
 def test_channels_without_relief_have_a_scorecam_too() -> None:
