@@ -84,8 +84,7 @@ def scorecam_in_progress(server: Server) -> Iterator[list[int]]:
     def client() -> None:
         with httpx.Client(base_url=server.url, timeout=200) as session:
             while not over.is_set():
-                options = {"method": "scorecam", "seed": len(done)}
-                response = session.post("/api/v1/explain", content=make_upload(), params=options)
+                response = session.post("/api/v1/explain?method=scorecam", content=make_upload())
                 done.append(response.status_code)
 
     thread = threading.Thread(target=client)

@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import captum.attr as captum
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from app.backbones.manifest import Manifest
 from app.backbones.model import Model
 from app.engine.fast import run
 from app.engine.slow import run_slowly
@@ -342,6 +344,39 @@ def test_a_deadline_that_leaves_nothing_to_show_says_so(method: str) -> None:
 def test_a_budget_that_leaves_nothing_to_show_says_so() -> None:
     result, _ = play(make_job("integrated_gradients", budget=1), model())
     assert isinstance(result, InvalidOption)
+
+
+@pytest.mark.parametrize("name", sorted(every_info()))
+def test_every_method_explains_a_picture_that_is_not_square(name: str) -> None:
+    info = every_info()[name]
+    of = not_square()
+    if not of.provides.issuperset(info.needs):
+        assert "attention" in info.needs
+        return
+    needs = tuple(sorted(set(info.needs) - {"activations", "gradients"}))
+    pixels = np.random.default_rng(0).integers(0, 256, (96, 64, 3), np.uint8)
+    job = make_job(name, 3, 5, pixels=pixels, budget=16, needs=needs, slow=info.lane == "slow")
+    result = play(job, of)[0] if job.slow else run(of, [job])[0]
+    assert isinstance(result, JobResult), result
+    for found in result.maps:
+        assert found.values.shape in {(3, 2), (96, 64)}
+        assert np.isfinite(found.values).all()
+
+
+@cache
+def not_square() -> Model:
+    manifest = Manifest.model_validate(
+        {
+            "path": Path("unused.toml"),
+            "name": "test",
+            "family": "torchvision",
+            "architecture": "resnet18",
+            "weights": "random",
+            "num_classes": 10,
+            "preprocess": {"resize": [96, 64], "crop": [96, 64]},
+        }
+    )
+    return Model(manifest, torch.device("cpu"))
 
 
 @pytest.mark.parametrize(("architecture", "side"), [("resnet18", SIDE), ("vit_b_16", 224)])
