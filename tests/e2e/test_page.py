@@ -70,6 +70,25 @@ def test_a_sample_is_explained_by_its_own_model_and_opacity_needs_no_request(
     assert server.metric("camserve_requests_total") - before <= 1  # the scrape before
 
 
+def test_another_method_is_a_choice_away(server: Server, browser: Browser, tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").write_bytes(make_upload(500, 300))
+    browser.open(server.url)
+    browser.wait_until("document.querySelectorAll('#method option').length > 10")
+    browser.choose_file("#file", tmp_path / "photo.jpg")
+    browser.wait_until(DRAWN)
+    before = browser.run("return document.querySelector('#heatmap').src")
+    browser.run(
+        "const choice = document.querySelector('#method'); choice.value = 'guided_gradcam';"
+        " choice.dispatchEvent(new Event('change'))"
+    )
+    browser.wait_until(f"document.querySelector('#heatmap').src !== {before!r}")
+    assert "Adebayo" in browser.run("return document.querySelector('#warning').innerText")
+    assert "method=guided_gradcam" in browser.run(
+        "return document.querySelector('#curl').textContent"
+    )
+    assert browser.console() == []
+
+
 def test_a_file_that_is_no_picture_is_refused_in_words(
     server: Server, browser: Browser, tmp_path: Path
 ) -> None:

@@ -2,12 +2,14 @@
 
 import { Problem, apiKey, curlLine, download, explain, get } from "./api.js";
 import {
-  $, drawClasses, drawHeatmap, drawModels, drawProblem, drawSamples, drawTimings, markClasses, markSamples, percent, say,
+  $, drawClasses, drawHeatmap, drawMethods, drawModels, drawProblem, drawSamples, drawTimings, markClasses, markSamples, percent, say,
 } from "./view.js";
 
 const POLL_MS = 3000;
 
 let models = [];
+let methods = [];
+let method = "gradcam";
 let limits = {};
 let model = null;    // the chosen model's name
 let picture = null;  // the File on the stage
@@ -34,12 +36,21 @@ async function start() {
 async function refreshModels() {
   const catalogue = await get("/api/v1/models");
   models = catalogue.models;
+  if (!methods.length) ({ methods } = await get("/api/v1/methods"));
   if (!isReady(model)) model = [catalogue.default, ...models.map((m) => m.name)].find(isReady) ?? null;
-  drawModels(models, model);
+  showModel();
   markSamples(isReady, sample);
   const waiting = !models.length || models.some((m) => m.state === "loading");
   clearTimeout(poll);
   if (waiting) poll = setTimeout(() => refreshModels().catch((error) => report(error, start)), POLL_MS);
+}
+
+/** Shows the chosen model, and a method that suits it. */
+function showModel() {
+  const suited = models.find(({ name }) => name === model)?.methods ?? [];
+  if (suited.length && !suited.includes(method)) method = "gradcam";
+  drawModels(models, model);
+  drawMethods(methods, suited, method);
 }
 
 async function openSample({ name, url, model: suited }) {
@@ -48,7 +59,7 @@ async function openSample({ name, url, model: suited }) {
     const blob = await download(url);
     if (signal.aborted) return;
     model = suited;
-    drawModels(models, model);
+    showModel();
     open(new File([blob], url.split("/").pop(), { type: blob.type }), name);
   } catch (error) {
     report(error);
@@ -74,7 +85,7 @@ async function run() {
   if (picture.size > limits.max_body_bytes) return report(tooLarge());
   if (!model) return report(new Problem("No model is ready yet", { detail: "Try again in a moment.", retryable: true }));
   // The slider is the page's own opacity, so the server's is switched off with alpha=1.
-  const options = { model, classes: "top3", top_k: "5", alpha: "1" };
+  const options = { model, method, classes: "top3", top_k: "5", alpha: "1" };
   $("busy").hidden = false;
   say("status", `Explaining ${picture.name} …`);
   try {
@@ -175,7 +186,12 @@ $("picture").onerror = () => {  // the server may read what the browser cannot
 };
 $("model").onchange = () => {
   model = $("model").value;
-  drawModels(models, model);
+  showModel();
+  run();
+};
+$("method").onchange = () => {
+  method = $("method").value;
+  showModel();
   run();
 };
 $("show").onchange = drawOpacity;

@@ -2,6 +2,8 @@
 
 const FLAGS = {
   no_positive_evidence: (label) => `Nothing in the picture speaks for “${label}”, so its heatmap is blank.`,
+  low_contrast: () => "All of the picture is nearly as warm: do not read much into the difference.",
+  budget_exhausted: () => "The method was cut short: more passes would make a steadier map.",
 };
 
 export const $ = (id) => document.getElementById(id);
@@ -26,6 +28,16 @@ export function drawModels(models, chosen) {
   $("model").disabled = !models.some(({ state }) => state === "ready");
   $("model").value = chosen ?? "";
   $("description").textContent = models.find(({ name }) => name === chosen)?.description ?? "No model is ready yet.";
+}
+
+/** The methods that suit the chosen model; those of many passes say so. */
+export function drawMethods(methods, suited, chosen) {
+  const fitting = methods.filter(({ name }) => suited.includes(name));
+  const option = ({ name, title, lane }) => make("option", { value: name }, lane === "slow" ? `${title} (slow)` : title);
+  $("method").replaceChildren(...fitting.map(option));
+  $("method").disabled = !fitting.length;
+  $("method").value = chosen;
+  say("warning", fitting.find(({ name }) => name === chosen)?.warning ?? "");
 }
 
 export function drawSamples(samples, choose) {
