@@ -27,7 +27,7 @@ from app.backbones.manifest import Manifest  # noqa: E402 - run from anywhere
 from app.backbones.model import Model  # noqa: E402
 from app.engine.fast import run  # noqa: E402
 from app.engine.slow import run_slowly  # noqa: E402
-from app.explain.superpixels import hide, superpixels  # noqa: E402
+from app.explain.superpixels import superpixels  # noqa: E402
 from app.types import Job, Pixels  # noqa: E402
 
 CLASS = 281
@@ -118,18 +118,16 @@ def scorecam(model: Model, pairs: int) -> None:
 def lime(model: Model, pairs: int) -> None:
     x = model.normalize([picture()])
     segments = superpixels(picture())
-    count = int(segments.max()) + 1
     job = make_job(picture(), CLASS, methods=("lime",))
     method = captum.Lime(
         lambda rows: torch.softmax(model.module(rows), dim=1)[:, CLASS],
         interpretable_model=SkLearnRidge(alpha=1.0),
     )
-    mean = hide(x, segments, torch.zeros(1, count))
 
     def by_captum() -> None:
         with torch.no_grad():
             method.attribute(
-                x, baselines=mean, feature_mask=segments[None, None].expand(1, 3, -1, -1),
+                x, feature_mask=segments[None, None].expand(1, 3, -1, -1),
                 n_samples=500, perturbations_per_eval=SLICE,
             )  # fmt: skip
 

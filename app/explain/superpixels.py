@@ -26,20 +26,18 @@ def superpixels(pixels: NDArray[np.uint8]) -> Tensor:
 
 
 def hide(x: Tensor, segments: Tensor, kept: Tensor) -> Tensor:
-    """The picture with some segments painted in their mean colour.
+    """The picture with some segments greyed out: in the mean colour of all pictures.
+
+    Their own mean colour, which some implementations take, would leave an object of one colour as
+    it is.
 
     Args:
-        x: [1, 3, H, W].
+        x: [1, 3, H, W], normalised.
         segments: [H, W].
         kept: [m, segments], 1 for those that stay.
 
     Returns:
         [m, 3, H, W].
     """
-    flat, where = x[0].flatten(1), segments.flatten()  # [3, HW], [HW]
-    count = kept.shape[1]
-    sums = x.new_zeros(3, count).index_add_(1, where, flat)
-    sizes = torch.bincount(where, minlength=count).to(x.dtype)
-    painted = (sums / sizes)[:, where].view_as(x)
-    shown = kept.to(x.dtype)[:, where].view(len(kept), 1, *x.shape[2:])
-    return torch.lerp(painted, x, shown)
+    shown = kept.to(x.dtype)[:, segments.flatten()]  # [m, HW]
+    return x * shown.view(len(kept), 1, *x.shape[2:])
