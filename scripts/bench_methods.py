@@ -12,13 +12,18 @@ import platform
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import captum.attr as captum
 import numpy as np
 import pytorch_grad_cam as grad_cam
 import torch
+import torchvision
 from captum._utils.models.linear_model import SkLearnRidge
+from torch import Tensor, nn
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -87,54 +92,60 @@ def beside_forward(model: Model, rows: int, pairs: int) -> None:
 
 
 def scorecam(model: Model, pairs: int) -> None:
-    x = model.normalize([picture()])
+    """grad-cam on torchvision's model as it comes, with its default batch of 16, and with ours."""
+    module = plain_module()
+    x = model.normalize([picture()]).contiguous()
     target = [grad_cam.utils.model_targets.ClassifierOutputTarget(CLASS)]
     job = make_job(picture(), CLASS, methods=("scorecam",))
-    with torch.no_grad():
-        channels = model.cut().forward_features(x)
-    for count in (64, channels.shape[1]):
-        theirs = grad_cam.ScoreCAM(model.module, [model.module.get_submodule("layer4")])
-        theirs.batch_size = SLICE
-        weights = theirs.get_cam_weights
+    for count, batch, times in ((64, 16, pairs), (64, SLICE, pairs), (2048, 16, 1)):
+        theirs: Any = FewChannels(module, [module.get_submodule("layer4")])
+        theirs.count, theirs.batch_size = count, batch
+        report(
+            f"Score-CAM, {count} channels: grad-cam (batch {batch}) / ours",
+            partial(theirs, x, target),
+            partial(spend, model, job, count),
+            times,
+        )
 
-        def first(*args: object, count: int = count, weights: object = weights) -> object:
-            *before, activations, gradients = args
-            few = activations[:, :count]  # type: ignore[index]
-            found = weights(*before, few, gradients)  # type: ignore[operator]
-            padding = activations.shape[1] - count  # type: ignore[attr-defined]
-            return torch.nn.functional.pad(found, (0, padding))
 
-        theirs.get_cam_weights = first
+class FewChannels(grad_cam.ScoreCAM):  # type: ignore[misc]
+    """Weighs the first channels alone."""
 
-        def by_them(theirs: object = theirs) -> None:
-            theirs(x, target)  # type: ignore[operator]
+    count = 0
 
-        def by_us(count: int = count) -> None:
-            spend(model, job, count)
-
-        report(f"Score-CAM of {count} channels: grad-cam / ours", by_them, by_us, pairs)
+    def get_cam_weights(
+        self, x: Tensor, layer: object, target: object, activations: Pixels, gradients: object
+    ) -> Pixels:
+        few = super().get_cam_weights(x, layer, target, activations[:, : self.count], gradients)
+        return np.pad(few, ((0, 0), (0, activations.shape[1] - self.count)))
 
 
 def lime(model: Model, pairs: int) -> None:
-    x = model.normalize([picture()])
-    segments = superpixels(picture())
+    """Captum on torchvision's model as it comes, picture by picture as by default, and as we do."""
+    module = plain_module()
+    x = model.normalize([picture()]).contiguous()
+    segments = superpixels(picture())[None, None].expand(1, 3, -1, -1)
     job = make_job(picture(), CLASS, methods=("lime",))
     method = captum.Lime(
-        lambda rows: torch.softmax(model.module(rows), dim=1)[:, CLASS],
+        lambda rows: torch.softmax(module(rows), dim=1)[:, CLASS],
         interpretable_model=SkLearnRidge(alpha=1.0),
     )
+    for batch in (1, SLICE):
+        ask = partial(
+            method.attribute, x, feature_mask=segments, n_samples=500, perturbations_per_eval=batch
+        )
+        report(
+            f"LIME, 500 samples: captum (batch {batch}) / ours",
+            torch.no_grad()(ask),
+            partial(spend, model, job, 500),
+            pairs,
+        )
 
-    def by_captum() -> None:
-        with torch.no_grad():
-            method.attribute(
-                x, feature_mask=segments[None, None].expand(1, 3, -1, -1),
-                n_samples=500, perturbations_per_eval=SLICE,
-            )  # fmt: skip
 
-    def by_us() -> None:
-        spend(model, job, 500)
-
-    report("LIME of 500 samples: captum / ours", by_captum, by_us, pairs)
+def plain_module() -> nn.Module:
+    """As torchvision builds it: what a user of these libraries has."""
+    module: nn.Module = torchvision.models.resnet50(weights=None)
+    return module.eval().requires_grad_(requires_grad=False)
 
 
 def spend(model: Model, job: Job, budget: int) -> None:
@@ -144,8 +155,6 @@ def spend(model: Model, job: Job, budget: int) -> None:
 
 
 def _with_budget(job: Job, budget: int) -> Job:
-    from dataclasses import replace
-
     return replace(job, budget=budget, slow=True)
 
 
@@ -153,14 +162,15 @@ def report(
     what: str, first: Callable[[], object], second: Callable[[], object], pairs: int
 ) -> None:
     """The first's time over the second's."""
-    first(), second()
+    if pairs > 1:  # warm up
+        first(), second()
     ratios = []
     for number in range(pairs):
         order = (first, second) if number % 2 else (second, first)
         seconds = {function: timed(function) for function in order}
         ratios.append(seconds[first] / seconds[second])
     low, high = bootstrap(ratios)
-    print(f"{what:45} {np.median(ratios):6.3f}   [{low:.3f}, {high:.3f}], {pairs} pairs")
+    print(f"{what:52} {np.median(ratios):6.3f}   [{low:.3f}, {high:.3f}], {pairs} pairs")
 
 
 def timed(function: Callable[[], object]) -> float:

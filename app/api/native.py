@@ -26,6 +26,7 @@ from app.api.negotiate import negotiate
 from app.api.schemas import (
     ExplainResponse,
     LimitsResponse,
+    MethodOut,
     MethodsResponse,
     ModelsResponse,
     PredictResponse,
@@ -110,7 +111,17 @@ class NativeApi:
 
     async def methods(self) -> MethodsResponse:
         """The explanation methods."""
-        return MethodsResponse(methods=list(self._service.models().methods.values()))
+        models = self._service.models()
+        suited = {
+            name: tuple(model.name for model in models if name in model.methods)
+            for name in models.methods
+        }
+        return MethodsResponse(
+            methods=[
+                MethodOut(**info.model_dump(), models=suited[name])
+                for name, info in models.methods.items()
+            ]
+        )
 
     async def limits(self) -> LimitsResponse:
         """What a request may ask for."""

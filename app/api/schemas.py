@@ -145,8 +145,12 @@ class ModelsResponse(BaseModel):
     models: list[ModelInfo]
 
 
+class MethodOut(MethodInfo):
+    models: tuple[str, ...] = Field(description="The ready models that it suits.")
+
+
 class MethodsResponse(BaseModel):
-    methods: list[MethodInfo]
+    methods: list[MethodOut]
 
 
 class LimitsResponse(BaseModel):

@@ -43,6 +43,7 @@ class Model:
         example = self._example()
         self._cutter = Cutter(self.module, example)
         self._cuts: dict[tuple[str, ...], Cut] = {}
+        self._linear: dict[tuple[str, ...], Tensor | None] = {}
         self._lock = Lock()
         self.layer = self._layer(manifest)
         num_classes = self_check(self.module, self.cut(), example)
@@ -75,10 +76,11 @@ class Model:
             provided |= {"attention", "attention_gradients"}
         return frozenset(provided)
 
-    @cached_property
-    def linear(self) -> Tensor | None:
-        """The classifier's weight, [classes, C], where the head is pooling and one linear layer."""
-        return linear_after_pooling(self.cut())
+    def linear(self, cut: Cut) -> Tensor | None:
+        """The head's weight, [classes, C], where that is average pooling and one linear layer."""
+        if cut.layers not in self._linear:
+            self._linear[cut.layers] = linear_after_pooling(cut) if cut.is_clean else None
+        return self._linear[cut.layers]
 
     def guided(self, x: Tensor) -> Tensor:
         """The logits, [N, classes], through ReLUs that let no negative gradient pass."""

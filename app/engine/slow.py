@@ -108,7 +108,7 @@ def _row(model: Model, job: Job, first: JobResult, cut: Cut, slice_rows: int, bu
         activations=cut.grid.maps(target),
         ablate=_ablation(cut, start) if cut.is_clean else None,
         logits=torch.from_numpy(first.logits.copy()).to(x.device),
-        linear=None if job.layers else model.linear,
+        linear=model.linear(cut),
         class_idx=class_indices(job.classes, first.logits),
         seed=job.seed,
         budget=budget,

@@ -45,6 +45,13 @@ def test_methods_are_listed_with_their_cost(api: Api) -> None:
     ]  # fmt: skip
 
 
+def test_methods_say_which_models_they_suit(api: Api) -> None:
+    listed = MethodsResponse.model_validate(api.get("/api/v1/methods").json())
+    assert {m.name: m.models for m in listed.methods} == {
+        "gradcam": ("colours", "twins"), "layercam": ("colours",), "lime": ("colours",),
+    }  # fmt: skip
+
+
 def test_limits_are_those_that_requests_meet(api: Api) -> None:
     limits = LimitsResponse.model_validate(api.get("/api/v1/limits").json())
     assert limits == LimitsResponse(

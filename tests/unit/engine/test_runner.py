@@ -209,6 +209,19 @@ def test_several_methods_of_several_classes_come_method_by_method(
     np.testing.assert_allclose(result.maps[0].values, by_hand, atol=1e-5)
 
 
+def test_the_gradient_of_a_linear_head_is_that_of_autograd(
+    model: Model, pictures: NDArray[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by = ("gradcam", "gradcam_plusplus", "layercam", "finercam", "eigengradcam")
+    jobs = [make_job(pixels, 3, "top2", methods=by) for pixels in pictures[:3]]
+    closed = results(model, [*jobs, make_job(pictures[3])])
+    assert model.linear(model.cut()) is not None
+    assert model.linear(model.cut("stage4")) is None
+    monkeypatch.setattr(model, "linear", lambda _cut: None)
+    for ours, expected in zip(closed, results(model, [*jobs, make_job(pictures[3])]), strict=True):
+        assert_same(ours, expected)
+
+
 def nearest(logits: NDArray[np.float32], index: int) -> list[int]:
     ranking = np.argsort(np.abs(logits - logits[index]), kind="stable").tolist()
     return [other for other in ranking if other != index][:3]
