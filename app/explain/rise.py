@@ -27,6 +27,8 @@ def passes(_row: Row) -> int:
 def explain(row: Row) -> Steps:
     """Random masks, averaged by the probability that the class has behind them.
 
+    What is averaged is divided by how often a pixel was visible, not by how often it should have
+    been: the same for many masks, but of a few hundred the map would mostly show the masks.
     Masks of 7x7 cells are upsampled bilinearly and shifted at random by up to a cell (section 3.2).
 
     Returns:
@@ -38,7 +40,7 @@ def explain(row: Row) -> Steps:
     shifts = torch.rand(masks, 2, generator=generator)
     size = row.x.shape[-2:]
     total = row.x.new_zeros(len(row.class_idx), *size)
-    seen = 0
+    visible = row.x.new_zeros(size)
     for part in row.parts(torch.arange(masks)):
         mask = _masks(grids[part], shifts[part], size).to(row.x.device)
         answer = yield Forward(row.x * mask)
@@ -46,8 +48,8 @@ def explain(row: Row) -> Steps:
             break
         scores = torch.softmax(answer, dim=1)[:, list(row.class_idx)]  # [m, K]
         total += torch.einsum("mk,mhw->khw", scores, mask[:, 0])
-        seen += len(part)
-    return Found(total / (seen * _OPEN))
+        visible += mask[:, 0].sum(dim=0)
+    return Found(total / visible.clamp_min(torch.finfo(visible.dtype).tiny))
 
 
 def _masks(grids: Tensor, shifts: Tensor, size: torch.Size) -> Tensor:
