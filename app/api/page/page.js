@@ -24,8 +24,10 @@ async function start() {
   try {
     limits = await get("/api/v1/limits");
     say("accepted", `${limits.formats.join(", ")} up to ${megabytes(limits.max_body_bytes)}`);
-    drawSamples((await get("/api/v1/samples")).samples, openSample);
+    const { samples } = await get("/api/v1/samples");
     await refreshModels();
+    drawSamples(samples, openSample);  // no sooner: run() would cut short what a click had begun
+    markSamples(isReady, sample);
     run();
   } catch (error) {
     report(error, start);
