@@ -1,5 +1,6 @@
 """Is a heatmap worth believing? The model is asked again, of pictures with parts of them hidden."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -40,8 +41,7 @@ class Checker:
             explanations: with a report of the region.
             inside: [H, W] in [0, 1], the region in the model's input.
         """
-        soft = blur(self.pixels)
-        pictures = [blend(self.pixels, soft, share) for share in (0 * inside, inside, 1 - inside)]
+        pictures = await asyncio.to_thread(self._without, inside)
         scores = await self.ask(pictures)  # [3, classes]
 
         def with_scores(one: Explanation) -> Explanation:
@@ -63,10 +63,16 @@ class Checker:
         return replace(explanation, checks=checks)
 
     async def _scores(self, kind: Check, raw: Map, index: int) -> list[float]:
-        order = ranking(raw, *self.pixels.shape[:2])
-        if kind == "deletion":
-            pictures = frames(self.pixels, np.full_like(self.pixels, self.fill), order)
-        else:
-            pictures = frames(blur(self.pixels), self.pixels, order)
+        pictures = await asyncio.to_thread(self._frames, kind, raw)
         scores: list[float] = (await self.ask(pictures))[:, index].tolist()
         return scores
+
+    def _without(self, inside: Map) -> list[Pixels]:
+        soft = blur(self.pixels)
+        return [blend(self.pixels, soft, share) for share in (0 * inside, inside, 1 - inside)]
+
+    def _frames(self, kind: Check, raw: Map) -> list[Pixels]:
+        order = ranking(raw, *self.pixels.shape[:2])
+        if kind == "deletion":
+            return frames(self.pixels, np.full_like(self.pixels, self.fill), order)
+        return frames(blur(self.pixels), self.pixels, order)

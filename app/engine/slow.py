@@ -101,7 +101,9 @@ def _row(model: Model, job: Job, first: JobResult, cut: Cut, slice_rows: int, bu
     x = model.normalize([job.pixels])
     with torch.no_grad():
         start = cut.forward_features(x).float()
-        _, target = cut.forward_head(start)
+        _, target, *_ = cut.forward_head(
+            start
+        )  # of several layers the first: only layercam has them
     return Row(
         pixels=job.pixels,
         x=x,

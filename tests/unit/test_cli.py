@@ -58,6 +58,16 @@ def test_explain_takes_the_options_of_the_api(
     assert "'class 2' at features" in printed
 
 
+def test_explain_takes_methods_of_many_passes(
+    photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["explain", str(photo), "--method", "occlusion,gradcam", "--budget", "16"])
+    printed = capsys.readouterr().out
+    assert "occlusion of" in printed
+    assert "budget_exhausted" in printed
+    assert "gradcam of" in printed
+
+
 def test_a_wrong_option_is_one_line_that_names_it(
     photo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -345,13 +345,21 @@ def test_a_budget_that_leaves_nothing_to_show_says_so() -> None:
     assert isinstance(result, InvalidOption)
 
 
-@pytest.mark.parametrize("name", sorted(every_info()))
-def test_every_method_explains_a_picture_that_is_not_square(name: str) -> None:
+def test_a_slow_method_beside_layercam_of_several_layers_is_answered() -> None:
+    job = make_job("", methods=("layercam", "lime"), layers=("layer4", "layer3"), budget=16)
+    result, _ = play(job, model())
+    assert isinstance(result, JobResult), result
+    assert [(m.method, m.layer) for m in result.maps] == [
+        ("layercam", "layer4,layer3"), ("lime", "input"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name", sorted(name for name, info in every_info().items() if "attention" not in info.needs)
+)
+def test_every_method_of_a_cnn_explains_a_picture_that_is_not_square(name: str) -> None:
     info = every_info()[name]
     of = not_square()
-    if not of.provides.issuperset(info.needs):
-        assert "attention" in info.needs
-        return
     needs = tuple(sorted(set(info.needs) - {"activations", "gradients"}))
     pixels = np.random.default_rng(0).integers(0, 256, (96, 64, 3), np.uint8)
     job = make_job(name, 3, 5, pixels=pixels, budget=16, needs=needs, slow=info.lane == "slow")
