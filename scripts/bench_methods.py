@@ -36,7 +36,7 @@ from app.explain.superpixels import superpixels  # noqa: E402
 from app.types import Job, Pixels  # noqa: E402
 
 CLASS = 281
-SLICE = 8  # rows in a pass, for every library
+SLICE = 4  # rows in a pass, for every library
 
 
 def main() -> None:

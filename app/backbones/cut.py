@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from app.backbones.fuse import can_fuse, fuse
 from app.backbones.grid import Grid, read_grid
 from app.errors import ModelCheckFailed
 
@@ -70,16 +71,18 @@ class Cutter:
     Args:
         model: in eval mode, on its device, its parameters frozen.
         example: an input, [1, 3, H, W], on the same device.
+        fused: whether trunks are rewritten for speed, where the device has a way to.
 
     Raises:
         ModelCheckFailed: the model cannot be traced, or has nothing to cut.
     """
 
-    def __init__(self, model: nn.Module, example: Tensor) -> None:
+    def __init__(self, model: nn.Module, example: Tensor, *, fused: bool = True) -> None:
         self._model = model
         self._graph, self._outputs = _trace(model)
         self.module = fx.GraphModule(model, self._graph)
         self._grids = _usable(self.module, example)
+        self._rewrite = fuse if fused and can_fuse(example) else _unchanged
         self._clean = _clean_values(self._graph)
 
     @cached_property
@@ -117,7 +120,7 @@ class Cutter:
         return Cut(
             layers=tuple(map(self._name, targets)),
             grids=tuple(self._grids[target] for target in targets),
-            forward_features=_trunk(self._model, nodes, start),
+            forward_features=self._rewrite(_trunk(self._model, nodes, start)),
             forward_head=_head(self._model, nodes, start, targets),
         )
 
@@ -199,6 +202,8 @@ class _Recorder(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> object:
         value = super().run_node(n)
+        if isinstance(value, Tensor):
+            n.meta["shape"] = value.shape
         if isinstance(value, Tensor) and n.op not in {"placeholder", "get_attr", "output"}:
             self.values[n] = value
             return value.clone()  # an in-place ReLU behind it then changes the copy
@@ -232,6 +237,10 @@ def _trunk(model: nn.Module, nodes: list[fx.Node], stop: fx.Node) -> fx.GraphMod
         copies[node] = graph.node_copy(node, copies.__getitem__)
     graph.output(copies[stop])
     return _module(model, graph, "Trunk")
+
+
+def _unchanged(trunk: fx.GraphModule) -> fx.GraphModule:
+    return trunk
 
 
 def _head(

@@ -24,13 +24,15 @@ class Model:
     Args:
         manifest: what to load.
         device: where it lives.
+        fused: whether its trunk is rewritten for speed, where the device has a way to; the weights
+            must not change afterwards.
 
     Raises:
         ManifestError: the manifest asks for what cannot be.
         ModelCheckFailed: the weights are not to be had, or the model fails its self-check.
     """
 
-    def __init__(self, manifest: Manifest, device: torch.device) -> None:
+    def __init__(self, manifest: Manifest, device: torch.device, *, fused: bool = True) -> None:
         module = torchvision.build(manifest)
         load_weights(manifest, module)
         self.module: nn.Module = (
@@ -41,7 +43,7 @@ class Model:
         self._mean = torch.tensor(self.preprocess.mean, device=device).view(1, 3, 1, 1) * 255
         self._scale = 1 / (torch.tensor(self.preprocess.std, device=device).view(1, 3, 1, 1) * 255)
         example = self._example()
-        self._cutter = Cutter(self.module, example)
+        self._cutter = Cutter(self.module, example, fused=fused)
         self._cuts: dict[tuple[str, ...], Cut] = {}
         self._linear: dict[tuple[str, ...], Tensor | None] = {}
         self._lock = Lock()

@@ -14,9 +14,14 @@ MakeModel = Callable[..., Model]
 
 
 def build_model(
-    architecture: str, num_classes: int | None = None, layer: str | None = None, side: int = 224
+    architecture: str,
+    num_classes: int | None = None,
+    layer: str | None = None,
+    side: int = 224,
+    *,
+    fused: bool = False,
 ) -> Model:
-    """A model of a test's own."""
+    """A model of a test's own; its weights may be changed where it is not fused."""
     manifest = Manifest.model_validate(
         {
             "path": Path("unused.toml"),
@@ -29,7 +34,7 @@ def build_model(
             "preprocess": {"resize": side, "crop": side},
         }
     )
-    return Model(manifest, torch.device("cpu"))
+    return Model(manifest, torch.device("cpu"), fused=fused)
 
 
 _make = cache(build_model)
@@ -37,7 +42,7 @@ _make = cache(build_model)
 
 @pytest.fixture(scope="session")
 def make_model() -> MakeModel:
-    """``make_model(architecture, num_classes=None, layer=None, side=224)``."""
+    """``make_model(architecture, num_classes=None, layer=None, side=224)``: as it is served."""
 
     def make(
         architecture: str,
@@ -45,6 +50,6 @@ def make_model() -> MakeModel:
         layer: str | None = None,
         side: int = 224,
     ) -> Model:
-        return _make(architecture, num_classes, layer, side)
+        return _make(architecture, num_classes, layer, side, fused=True)
 
     return make

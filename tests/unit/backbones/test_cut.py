@@ -36,7 +36,7 @@ def test_the_cut_is_found_and_its_two_parts_are_the_model(
     x = example()
     with torch.no_grad():
         logits, _ = cut.forward_head(cut.forward_features(x))
-        torch.testing.assert_close(logits, model.module(x), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(logits, model.module(x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_the_gradient_at_a_layer_inside_the_head_is_that_of_the_whole_model(
         expected_logits = model.module(x)
         (expected,) = torch.autograd.grad(expected_logits[0, 3], kept[0])
     handle.remove()
-    torch.testing.assert_close(target.detach(), kept[0].detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(target.detach(), kept[0].detach(), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-6)
 
 

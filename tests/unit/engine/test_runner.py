@@ -275,7 +275,8 @@ def test_a_row_with_numbers_that_are_not_finite_fails_alone(
     pictures: NDArray[Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model = Model(make_manifest(Path()), torch.device("cpu"))
+    # Unfused, for oneDNN's ReLU makes 0 of NaN; no finite picture gives NaN in a float32 trunk.
+    model = Model(make_manifest(Path()), torch.device("cpu"), fused=False)
     good = results(model, [make_job(pictures[0], 1)])[0]
     normalize = model.normalize
 

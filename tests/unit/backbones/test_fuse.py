@@ -1,0 +1,162 @@
+"""The fused trunk gives the numbers of the one that it was made from."""
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+from app.backbones.cut import Cutter
+from app.backbones.fuse import fuse
+from tests.unit.conftest import MakeModel
+
+
+def shaped(module: nn.Module, x: Tensor) -> fx.GraphModule:
+    """The module, traced, with its shapes as the cutter notes them."""
+    traced = fx.symbolic_trace(module.eval().requires_grad_(requires_grad=False))
+    with torch.no_grad():
+        for node, value in values(traced, x).items():
+            node.meta["shape"] = value.shape
+    return traced
+
+
+def values(module: fx.GraphModule, x: Tensor) -> dict[fx.Node, Tensor]:
+    found: dict[fx.Node, Tensor] = {}
+
+    class Keep(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> object:
+            value = super().run_node(n)
+            if isinstance(value, Tensor):
+                found[n] = value
+            return value
+
+    Keep(module).run(x)
+    return found
+
+
+def random_norm(channels: int) -> nn.BatchNorm2d:
+    norm = nn.BatchNorm2d(channels)
+    for tensor in (norm.running_mean, norm.running_var, norm.weight, norm.bias):
+        assert tensor is not None
+        nn.init.uniform_(tensor, 0.5, 2.0)
+    return norm
+
+
+class Residual(nn.Module):
+    """conv → norm → add → ReLU in place, as in a residual network."""
+
+    def __init__(self, channels: int = 8, *, grouped: bool = False) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Conv2d(channels, channels, 1), nn.SiLU())
+        self.conv = nn.Conv2d(
+            channels, channels, 3, padding=1, bias=False, groups=2 if grouped else 1
+        )
+        self.norm = random_norm(channels)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.norm(self.conv(self.inner(x)))
+        out += x
+        activated: Tensor = self.relu(out)
+        return activated
+
+
+def check(module: nn.Module, channels: int = 8) -> fx.GraphModule:
+    """Fused and plain agree for one row and for several; the fused one."""
+    torch.manual_seed(0)
+    many = torch.randn(5, channels, 12, 12).contiguous(memory_format=torch.channels_last)
+    plain = shaped(module, many[:1])
+    fused = fuse(plain)
+    with torch.no_grad():
+        for rows in (1, 5):
+            x = many[:rows].clone(memory_format=torch.channels_last)
+            torch.testing.assert_close(fused(x.clone()), plain(x), rtol=1e-5, atol=1e-5)
+    return fused
+
+
+def steps(module: fx.GraphModule) -> int:
+    return sum(node.op in {"call_module", "call_function"} for node in module.graph.nodes)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_a_residual_block_becomes_its_convolutions(grouped: bool) -> None:
+    assert steps(check(Residual(grouped=grouped))) == 2
+
+
+@pytest.mark.parametrize(
+    "activation", [nn.ReLU(), nn.SiLU(), nn.Hardswish(), nn.Hardsigmoid(), nn.Sigmoid()]
+)
+def test_an_activation_is_taken_in(activation: nn.Module) -> None:
+    module = nn.Sequential(nn.Conv2d(8, 4, 3, stride=2), random_norm(4), activation)
+    assert steps(check(module)) == 1
+
+
+def test_what_cannot_be_taken_in_stays() -> None:
+    for norm in (nn.BatchNorm2d(4, track_running_stats=False), nn.GroupNorm(2, 4)):
+        assert steps(check(nn.Sequential(nn.Conv2d(8, 4, 3), norm, nn.GELU()))) == 3
+    for odd in (nn.Conv2d(8, 4, 3, padding="same"), nn.Conv2d(8, 4, 3, padding_mode="reflect")):
+        assert steps(check(nn.Sequential(odd, nn.ReLU()))) == 2
+
+
+def test_dropout_and_identity_are_left_out() -> None:
+    module = nn.Sequential(nn.Identity(), nn.Conv2d(8, 4, 1), nn.Dropout2d(), nn.ReLU())
+    assert steps(check(module)) == 1
+
+
+class Broadcast(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x * 2
+        convolved: Tensor = self.conv(y)
+        return convolved + x.mean(dim=(2, 3), keepdim=True)
+
+
+class Changed(nn.Module):
+    """The input of the convolution is overwritten before the sum is made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 1)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x * 2
+        convolved: Tensor = self.conv(y)
+        activated: Tensor = self.relu(y)
+        return convolved + activated
+
+
+class Twice(nn.Module):
+    """One convolution, called twice, and a sum of both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.conv(x)
+        return torch.relu(self.conv(first) + first)
+
+
+@pytest.mark.parametrize("module", [Broadcast(), Changed(), Twice()])
+def test_sums_that_are_not_what_they_seem_are_right(module: nn.Module) -> None:
+    check(module)
+
+
+@pytest.mark.parametrize(
+    "architecture", ["resnet18", "mobilenet_v3_small", "efficientnet_b0", "densenet121"]
+)
+def test_a_model_is_served_by_its_fused_trunk(architecture: str, make_model: MakeModel) -> None:
+    model = make_model(architecture)
+    names = [name for name, _ in model.cut().forward_features.named_children()]
+    assert any(name.startswith("fused_") for name in names)
+    assert not any("_1_0" in name and "bn" in name for name in names)
+
+
+def test_the_model_itself_is_left_as_it_was(make_model: MakeModel) -> None:
+    model = make_model("resnet18")
+    before = {name: value.clone() for name, value in model.module.state_dict().items()}
+    Cutter(model.module, torch.randn(1, 3, 64, 64)).cut("layer3")
+    for name, value in model.module.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
