@@ -11,7 +11,7 @@ from app.errors import (
     NoWorker,
     UnknownModel,
 )
-from app.options import ExplainOptions, PredictOptions, top
+from app.options import POSITIVE, ExplainOptions, PredictOptions, top
 from app.types import Catalogue, MethodInfo, ModelInfo
 
 _SHARED = {"activations", "gradients"}  # what every batch has
@@ -99,10 +99,11 @@ class Models:
         _check_methods(options.method, model)
         methods = [self.methods[name] for name in options.method]
         layers = _find_layers(options.layer, model, methods)
-        classes = tuple(_resolve("classes", entry, model) for entry in options.classes)
+        most = max_maps // len(methods)
+        classes = tuple(_resolve_class(entry, model, most) for entry in options.classes)
         if len(set(classes)) < len(classes):
             raise _invalid("classes", "the same class is given twice, as index and as label")
-        maps = len(methods) * sum(_count(entry, model) for entry in classes)
+        maps = len(methods) * sum(_count(entry, model, most) for entry in classes)
         if maps > max_maps:
             raise _invalid("classes", f"asks for {maps} maps; the limit is {max_maps}")
         return Plan(
@@ -158,6 +159,16 @@ def _check_methods(methods: Iterable[str], model: ModelInfo) -> None:
                            f" {', '.join(model.methods)}")  # fmt: skip
 
 
+def _resolve_class(entry: int | str, model: ModelInfo, most: int) -> int | str:
+    """As ``_resolve``; of the positive classes as many as there may be maps."""
+    if entry != POSITIVE or POSITIVE in model.labels:
+        return _resolve("classes", entry, model)
+    if model.activation != "sigmoid":
+        raise _invalid("classes", f"{model.name} has exclusive classes, none of them is positive by"
+                       " itself; ask for top3")  # fmt: skip
+    return f"{POSITIVE}{most}"
+
+
 def _resolve(option: str, entry: int | str, model: ModelInfo) -> int | str:
     """An index or ``topK`` as it is; a label becomes its index."""
     if isinstance(entry, int):
@@ -175,8 +186,9 @@ def _resolve(option: str, entry: int | str, model: ModelInfo) -> int | str:
     return indices[0]
 
 
-def _count(entry: int | str, model: ModelInfo) -> int:
-    return min(top(entry) or 1, len(model.labels))
+def _count(entry: int | str, model: ModelInfo, most: int) -> int:
+    count = most if str(entry).startswith(POSITIVE) else top(entry) or 1
+    return min(count, len(model.labels))
 
 
 def _invalid(field: str, detail: str) -> InvalidOption:

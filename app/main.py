@@ -196,11 +196,16 @@ def make_runner(settings: Settings, device: str, threads: int) -> "tuple[Runner,
     import torch
 
     from app.backbones.manifest import read_manifests
+    from app.backbones.model import Loading
     from app.backbones.registry import Registry
     from app.engine.runner import Runner
 
     torch.set_num_threads(threads)
-    registry = Registry(read_manifests(settings.models_dir), torch.device(device))
+    loading = Loading(
+        precision="fp32" if settings.precision == "auto" else settings.precision,
+        allow_factories=settings.allow_factories,
+    )
+    registry = Registry(read_manifests(settings.models_dir), torch.device(device), loading)
     return Runner(registry, settings.max_batch_size), registry.expect(settings.models)
 
 

@@ -72,6 +72,9 @@ def top(entry: int | str) -> int | None:
     return int(match[1]) if match else None
 
 
+POSITIVE = "positive"
+
+
 ClassName = Annotated[int | str, BeforeValidator(class_name)]
 Whole = Annotated[int, BeforeValidator(whole)]
 Number = Annotated[float, BeforeValidator(number)]
@@ -208,9 +211,13 @@ class ExplainOptions(PredictOptions):
         return len({"heatmap", "overlay"}.intersection(self.output))
 
     @property
+    def _maps(self) -> int:
+        return len(self.method) * sum(top(entry) or 1 for entry in self.classes)
+
+    @property
     def asks_for_several(self) -> bool:
         """Whether more than one map is asked for."""
-        return len(self.method) * sum(top(entry) or 1 for entry in self.classes) > 1
+        return POSITIVE in self.classes or self._maps > 1
 
     @model_validator(mode="after")
     def _jpeg_is_opaque(self) -> "ExplainOptions":

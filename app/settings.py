@@ -28,6 +28,12 @@ class Settings(BaseSettings):
     http_processes: int = Field(
         1, ge=1, le=64, description="processes that read, decode and render"
     )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="of the trunks; auto is fp32; a manifest's own wins"
+    )
+    allow_factories: bool = Field(
+        default=False, description="models may be built by Python files of the models folder"
+    )
     max_batch_size: int = Field(16, ge=1, le=1024, description="rows that share a trunk pass")
     max_wait_ms: float = Field(
         0, ge=0, le=1000, description="wait for company before a batch starts"

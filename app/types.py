@@ -12,6 +12,7 @@ Map = NDArray[np.float32]  # [h, w]
 ModelState = Literal["unloaded", "loading", "ready", "failed"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 View = Literal["crop", "full"]
+Precision = Literal["fp32", "bf16", "fp16"]
 
 
 class Frozen(BaseModel):
@@ -63,7 +64,10 @@ class LayerInfo(Frozen):
 
 
 class ModelInfo(Frozen):
-    """A model as the worker's catalogue and ``GET /api/v1/models`` tell it."""
+    """A model as the worker's catalogue and ``GET /api/v1/models`` tell it.
+
+    ``precision`` is of its trunk; ``traced``: it is cut in two, else explained by a hook.
+    """
 
     name: str
     state: ModelState
@@ -75,7 +79,9 @@ class ModelInfo(Frozen):
     labels: tuple[str, ...] = ()
     preprocess: Preprocess | None = None
     activation: Literal["softmax", "sigmoid"] = "softmax"
-    precision: str = "fp32"
+    threshold: float = 0.5
+    precision: Precision = "fp32"
+    traced: bool = True
     layer: str | None = None
     layers: tuple[LayerInfo, ...] = ()
     methods: tuple[str, ...] = ()

@@ -8,6 +8,8 @@ The place is found in the traced graph: the last value that is the only one aliv
 cells; poolings before it are walked back, so that VGG's map keeps its own resolution.
 """
 
+import copy
+import inspect
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,7 +30,7 @@ _POOLINGS = (
 # While fx traces one model, it replaces nn.Module.__call__ in the whole process: no other may run.
 TRACING = Lock()
 
-_LIVE_SHARE = 0.5  # of the cells must have a gradient
+LIVE_SHARE = 0.5  # of the cells must have a gradient
 
 
 @dataclass(frozen=True)
@@ -72,17 +74,27 @@ class Cutter:
         model: in eval mode, on its device, its parameters frozen.
         example: an input, [1, 3, H, W], on the same device.
         fused: whether trunks are rewritten for speed, where the device has a way to.
+        dtype: in which trunks compute.
 
     Raises:
-        ModelCheckFailed: the model cannot be traced, or has nothing to cut.
+        Untraceable: see ``HookedCutter``.
+        ModelCheckFailed: the model has nothing to cut.
     """
 
-    def __init__(self, model: nn.Module, example: Tensor, *, fused: bool = True) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        example: Tensor,
+        *,
+        fused: bool = True,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         self._model = model
         self._graph, self._outputs = _trace(model)
         self.module = fx.GraphModule(model, self._graph)
         self._grids = _usable(self.module, example)
-        self._rewrite = fuse if fused and can_fuse(example) else _unchanged
+        self._fused = fused and can_fuse(example)
+        self._dtype = dtype
         self._clean = _clean_values(self._graph)
 
     @cached_property
@@ -120,9 +132,15 @@ class Cutter:
         return Cut(
             layers=tuple(map(self._name, targets)),
             grids=tuple(self._grids[target] for target in targets),
-            forward_features=self._rewrite(_trunk(self._model, nodes, start)),
+            forward_features=self._make_trunk(nodes, start),
             forward_head=_head(self._model, nodes, start, targets),
         )
+
+    def _make_trunk(self, nodes: list[fx.Node], stop: fx.Node) -> nn.Module:
+        trunk = _trunk(self._model, nodes, stop)
+        if self._fused:
+            trunk = fuse(trunk, self._dtype)
+        return trunk if self._dtype == torch.float32 else _Lowered(trunk, self._dtype)
 
     def _find(self, layer: str) -> fx.Node:
         named = {node.name: node for node in self._grids}
@@ -140,6 +158,10 @@ class Cutter:
         return node.op == "call_module" and isinstance(
             self._model.get_submodule(str(node.target)), _POOLINGS
         )
+
+
+class Untraceable(Exception):
+    """The model's code decides by values, which torch.fx does not know."""
 
 
 class _Tracer(fx.Tracer):
@@ -164,11 +186,27 @@ class _Tracer(fx.Tracer):
 
 def _trace(model: nn.Module) -> tuple[fx.Graph, dict[str, fx.Node]]:
     tracer = _Tracer()
+    _, *others = inspect.signature(model.forward).parameters.values()
+    defaults = {p.name: p.default for p in others if p.default is not p.empty}
     try:
         with TRACING:
-            return tracer.trace(model), tracer.outputs
-    except (fx.proxy.TraceError, TypeError, RuntimeError, ValueError) as exc:
-        raise ModelCheckFailed(f"the model cannot be traced by torch.fx: {exc}") from exc
+            graph = tracer.trace(model, concrete_args=defaults)
+    except Exception as exc:
+        # What a model does with values that have no value yet can fail in any way.
+        raise Untraceable(f"the model cannot be traced by torch.fx: {exc}") from exc
+    _forget_others(graph)
+    return graph, tracer.outputs
+
+
+def _forget_others(graph: fx.Graph) -> None:
+    """Further arguments have their defaults: what fx leaves of them are assertions."""
+    _, *others = (node for node in graph.nodes if node.op == "placeholder")
+    for placeholder in others:
+        for node in reversed(list(graph.nodes)):
+            if placeholder in node.all_input_nodes or node is placeholder:
+                for user in list(node.users):
+                    graph.erase_node(user)
+                graph.erase_node(node)
 
 
 def _usable(module: fx.GraphModule, example: Tensor) -> dict[fx.Node, Grid]:
@@ -189,7 +227,7 @@ def _usable(module: fx.GraphModule, example: Tensor) -> dict[fx.Node, Grid]:
     return {
         node: grid
         for (node, (grid, _)), gradient in zip(maps.items(), gradients, strict=True)
-        if gradient is not None and _live_share(grid.maps(gradient)) >= _LIVE_SHARE
+        if gradient is not None and live_share(grid.maps(gradient)) >= LIVE_SHARE
     }
 
 
@@ -210,7 +248,8 @@ class _Recorder(fx.Interpreter):
         return value
 
 
-def _live_share(gradient: Tensor) -> float:
+def live_share(gradient: Tensor) -> float:
+    """The share of cells, of [N, C, h, w], that have a gradient."""
     return float((gradient.abs().amax(dim=1) > 0).float().mean())
 
 
@@ -239,8 +278,17 @@ def _trunk(model: nn.Module, nodes: list[fx.Node], stop: fx.Node) -> fx.GraphMod
     return _module(model, graph, "Trunk")
 
 
-def _unchanged(trunk: fx.GraphModule) -> fx.GraphModule:
-    return trunk
+class _Lowered(nn.Module):
+    """A copy of a trunk that computes in another type."""
+
+    def __init__(self, trunk: fx.GraphModule, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.trunk = copy.deepcopy(trunk).to(dtype)
+        self._dtype = dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        lowered: Tensor = self.trunk(x.to(self._dtype))
+        return lowered
 
 
 def _head(

@@ -38,11 +38,12 @@ def can_fuse(example: Tensor) -> bool:
     return example.device.type == "cpu" and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 
 
-def fuse(trunk: fx.GraphModule) -> fx.GraphModule:
+def fuse(trunk: fx.GraphModule, dtype: torch.dtype = torch.float32) -> fx.GraphModule:
     """Fuse the convolutions of a trunk with what follows them.
 
     Args:
         trunk: in eval mode, parameters frozen. It is left as it is.
+        dtype: in which the convolutions compute.
 
     Returns:
         A module of the same inputs and outputs, for use without gradients.
@@ -55,7 +56,7 @@ def fuse(trunk: fx.GraphModule) -> fx.GraphModule:
             _replace(node, node.all_input_nodes[0])
     for node in list(fused.graph.nodes):
         if type(_module(fused, node)) is nn.Conv2d and len(node.args) == 1:
-            _fuse(fused, _chain(fused, node))
+            _fuse(fused, _chain(fused, node), dtype)
     fused.graph.eliminate_dead_code()
     fused.delete_all_unused_submodules()
     fused.recompile()
@@ -87,14 +88,14 @@ def _chain(module: fx.GraphModule, conv: fx.Node) -> _Chain:
     return chain
 
 
-def _fuse(module: fx.GraphModule, chain: _Chain) -> None:
+def _fuse(module: fx.GraphModule, chain: _Chain, dtype: torch.dtype) -> None:
     conv = module.get_submodule(str(chain.conv.target))
     assert isinstance(conv, nn.Conv2d)  # noqa: S101 - for the type checker
     if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
         return
     name = f"fused_{chain.conv.name}"
     x = chain.conv.all_input_nodes[0]
-    module.add_submodule(name, _Conv(conv, chain.norm, chain.activation, x.meta["shape"]))
+    module.add_submodule(name, _Conv(conv, chain.norm, chain.activation, x.meta["shape"], dtype))
     inputs = (x, chain.other) if chain.other else (x,)
     with module.graph.inserting_before(chain.last if chain.other else chain.conv):
         fused = module.graph.call_module(name, inputs)
@@ -115,15 +116,19 @@ class _Conv(nn.Module):
         norm: nn.BatchNorm2d | None,
         activation: str | None,
         shape: Sequence[int],  # of an input
+        dtype: torch.dtype,
     ) -> None:
         super().__init__()
-        weight, bias = (t if t is None else t.detach() for t in _absorb(conv, norm))
+        weight, bias = (t if t is None else t.detach().to(dtype) for t in _absorb(conv, norm))
         self._how = (conv.padding, conv.stride, conv.dilation, conv.groups)
         self._one_row, self._rows = (
             _pack(weight, *self._how, (rows, *shape[1:])) for rows in (1, _MANY)
         )
         self._bias = bias
         self._activation = activation
+
+    def __deepcopy__(self, _memo: object) -> "_Conv":
+        return self  # frozen
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
         """[N, C, H, W] → [N, K, h, w]; ``other``, of the shape of the result, is added."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 _MAX_PREFIX_TOKENS = 16
+_ROUNDED = 1.5  # cells: strides round
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ def _image_grid(shape: torch.Size, aspect: float) -> Grid | None:
 
     first, last = (shape[2], shape[3]), (shape[1], shape[2])
     layout, (h, w) = min((("NCHW", first), ("NHWC", last)), key=lambda option: mismatch(option[1]))
-    return Grid(h, w, layout) if h * w > 1 else None
+    like_the_picture = abs(h - w * aspect) <= _ROUNDED  # which [heads, tokens, channels] is not
+    return Grid(h, w, layout) if h * w > 1 and like_the_picture else None
 
 
 def _token_grid(tokens: int, height: int, width: int) -> Grid | None:

@@ -1,10 +1,12 @@
 """Model manifests: one small TOML file says which model, which weights, which input.
 
-Four keys suffice; ``resolve`` in ``torchvision.py`` takes the rest from the architecture's own
-metadata. No torch in here, so that any process may read a manifest.
+Four keys suffice; the rest comes from the architecture's own metadata (``family.py``). No torch in
+here, so that any process may read a manifest.
 """
 
 import hashlib
+import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,10 +14,12 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from app.errors import ManifestError
-from app.types import Interpolation
+from app.types import Interpolation, Precision
 
 Side = Annotated[int, Field(ge=1, le=4096)]
 Triple = tuple[float, float, float]
+_WEIGHTS_FILES = (".safetensors", ".pth", ".pt")
+_URLS = ("https://", "http://")
 
 
 class PreprocessManifest(BaseModel):
@@ -40,7 +44,7 @@ class Manifest(BaseModel):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=64
     )  # no dots: KServe routes
     description: str = ""
-    family: Literal["torchvision"]
+    family: Literal["torchvision", "timm", "factory"]
     architecture: str
     weights: str
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
@@ -48,6 +52,9 @@ class Manifest(BaseModel):
     num_classes: int | None = Field(None, ge=1)
     labels: str | None = None
     layer: str | None = None
+    activation: Literal["softmax", "sigmoid"] = "softmax"
+    threshold: float = Field(0.5, gt=0, lt=1)
+    precision: Precision | None = None
     preprocess: PreprocessManifest = PreprocessManifest()
 
     @property
@@ -58,8 +65,18 @@ class Manifest(BaseModel):
     @property
     def weights_file(self) -> Path | None:
         """The weights, where they are a file beside the manifest."""
-        is_file = self.weights.endswith(".safetensors")
+        is_file = self.weights.endswith(_WEIGHTS_FILES) and not self.weights_url
         return self.path.parent / self.weights if is_file else None
+
+    @property
+    def weights_url(self) -> str | None:
+        """The weights, where they are fetched from a URL."""
+        return self.weights if self.weights.startswith(_URLS) else None
+
+    @property
+    def is_published(self) -> bool:
+        """Whether ``weights`` is a name that the family's library knows."""
+        return not (self.weights == "random" or self.weights_file or self.weights_url)
 
     @property
     def is_local(self) -> bool:
@@ -76,21 +93,27 @@ class Manifest(BaseModel):
 
     @model_validator(mode="after")
     def _files_have_a_hash(self) -> "Manifest":
-        if self.weights_file and self.sha256 is None:
-            raise ValueError("sha256: required for a weights file")
+        if (self.weights_file or self.weights_url) and self.sha256 is None:
+            raise ValueError("sha256: required for weights from a file or a URL")
+        if self.weights_url and not self.weights_url.endswith(_WEIGHTS_FILES):
+            raise ValueError(f"weights: a URL must end in {', '.join(_WEIGHTS_FILES)}")
         return self
 
     def read_labels(self) -> tuple[str, ...] | None:
-        """The label file's lines, or None where the manifest names none."""
+        """The labels of the label file, or None where the manifest names none.
+
+        A text file has one a line; JSON a list, or an object from index to label.
+        """
         if self.labels is None:
             return None
         file = self.path.parent / self.labels
         try:
-            return tuple(
-                line.strip() for line in file.read_text("utf-8").splitlines() if line.strip()
-            )
-        except (OSError, UnicodeDecodeError) as exc:
+            text = file.read_text("utf-8")
+            if file.suffix == ".json":
+                return _json_labels(json.loads(text))
+        except (OSError, ValueError, KeyError) as exc:
             raise ManifestError(f"{self.file}: labels: cannot read {file.name}") from exc
+        return tuple(line.strip() for line in text.splitlines() if line.strip())
 
     def version(self) -> str:
         """A content hash: changes with the manifest, its labels or its weights."""
@@ -106,10 +129,10 @@ def read_manifest(path: Path) -> Manifest:
         ManifestError: naming the file, and the line or the key.
     """
     try:
-        content = tomllib.loads(path.read_text("utf-8"))
-        return Manifest.model_validate({**content, "path": path})
+        text = path.read_text("utf-8")
+        return Manifest.model_validate({**tomllib.loads(text), "path": path})
     except ValidationError as exc:
-        raise ManifestError(f"{path}: {_explain(exc)}") from exc
+        raise ManifestError(f"{path}: {_explain(exc, text)}") from exc
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
         raise ManifestError(f"{path}: {exc}") from exc
 
@@ -133,8 +156,30 @@ def read_manifests(folder: Path) -> dict[str, Manifest]:
     return manifests
 
 
-def _explain(exc: ValidationError) -> str:
+def _json_labels(content: object) -> tuple[str, ...]:
+    if isinstance(content, dict):
+        content = [content[str(index)] for index in range(len(content))]
+    if not isinstance(content, list) or not all(isinstance(label, str) for label in content):
+        raise ValueError("not a list of labels")
+    return tuple(content)
+
+
+def _explain(exc: ValidationError, text: str) -> str:
     return "; ".join(
-        f"{'.'.join(map(str, error['loc']))}: {error['msg']}".removeprefix(": ")
+        _located(f"{'.'.join(map(str, error['loc']))}: {_message(error['msg'])}", text)
         for error in exc.errors()
     )
+
+
+def _message(message: str) -> str:
+    return message.removeprefix("Value error, ")
+
+
+def _located(problem: str, text: str) -> str:
+    """The problem of a key, with the line where the key stands."""
+    problem = problem.removeprefix(": ")
+    key = problem.partition(":")[0].rpartition(".")[2]
+    for number, line in enumerate(text.splitlines(), 1):
+        if re.match(rf"""\s*["']?{re.escape(key)}["']?\s*=""", line):
+            return f"line {number}: {problem}"
+    return problem

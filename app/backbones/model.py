@@ -1,21 +1,45 @@
 """A classifier that is loaded, cut, checked and ready to serve."""
 
+import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from threading import Lock
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
-from app.backbones import torchvision
-from app.backbones.cut import Cut, Cutter
+from app.backbones.cut import Cut, Cutter, Untraceable
+from app.backbones.family import build, labels, preprocess
+from app.backbones.hooked import HookedCutter
 from app.backbones.manifest import Manifest
 from app.backbones.rewire import attend, guided, has_attention, has_relu
-from app.backbones.selfcheck import linear_after_pooling, self_check
-from app.backbones.weights import load_weights
-from app.errors import InvalidOption, ModelCheckFailed
-from app.types import LayerInfo, ModelInfo, Pixels, Preprocess
+from app.backbones.selfcheck import check_precision, linear_after_pooling, self_check
+from app.errors import InvalidOption, ManifestError, ModelCheckFailed
+from app.types import LayerInfo, ModelInfo, Pixels, Precision, Preprocess
+
+log = logging.getLogger(__name__)
+
+_EXAMPLES = 4
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """How models are loaded.
+
+    ``precision`` is of the trunk, where a manifest says nothing else; ``fused``: it is rewritten
+    for speed, where the device has a way to (the weights must not change afterwards);
+    ``allow_factories``: the operator's own Python may build models.
+    """
+
+    precision: Precision = "fp32"
+    fused: bool = True
+    allow_factories: bool = False
+
+
+DEFAULTS = Loading()
 
 
 class Model:
@@ -24,32 +48,45 @@ class Model:
     Args:
         manifest: what to load.
         device: where it lives.
-        fused: whether its trunk is rewritten for speed, where the device has a way to; the weights
-            must not change afterwards.
+        loading: how.
 
     Raises:
         ManifestError: the manifest asks for what cannot be.
         ModelCheckFailed: the weights are not to be had, or the model fails its self-check.
     """
 
-    def __init__(self, manifest: Manifest, device: torch.device, *, fused: bool = True) -> None:
-        module = torchvision.build(manifest)
-        load_weights(manifest, module)
+    def __init__(
+        self, manifest: Manifest, device: torch.device, loading: Loading = DEFAULTS
+    ) -> None:
+        if manifest.family == "factory" and not loading.allow_factories:
+            raise ManifestError(
+                f"{manifest.file}: family: it runs Python of its own; APP_ALLOW_FACTORIES=true"
+                " allows that"
+            )
         self.module: nn.Module = (
-            module.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
+            build(manifest)
+            .eval()
+            .requires_grad_(False)
+            .to(device)
+            .to(memory_format=torch.channels_last)
         )
         self.device = device
-        self.preprocess: Preprocess = torchvision.preprocess(manifest)
+        self.preprocess: Preprocess = preprocess(manifest)
         self._mean = torch.tensor(self.preprocess.mean, device=device).view(1, 3, 1, 1) * 255
         self._scale = 1 / (torch.tensor(self.preprocess.std, device=device).view(1, 3, 1, 1) * 255)
-        example = self._example()
-        self._cutter = Cutter(self.module, example, fused=fused)
+        self.threshold = manifest.threshold
+        self.activation = manifest.activation
+        self.precision: Precision = manifest.precision or loading.precision
+        example = self._examples()[:1]
+        self._cutter = self._make_cutter(manifest, example, fused=loading.fused)
         self._cuts: dict[tuple[str, ...], Cut] = {}
         self._linear: dict[tuple[str, ...], Tensor | None] = {}
         self._lock = Lock()
         self.layer = self._layer(manifest)
-        num_classes = self_check(self.module, self.cut(), example)
-        self.labels = torchvision.labels(manifest, num_classes)
+        num_classes = self_check(self.module, self.cut(), example, self._tolerance)
+        if self.precision != "fp32":
+            check_precision(self.module, self.cut(), self._examples(), self.scores, self.precision)
+        self.labels = labels(manifest, num_classes)
         self.info = self._describe(manifest)
 
     def cut(self, *layers: str) -> Cut:
@@ -72,11 +109,16 @@ class Model:
     def provides(self) -> frozenset[str]:
         """What methods may need of this model: the names of their parameters."""
         provided = {"activations", "gradients", "inputs", "input_gradients"}
-        if has_relu(self._cutter.module):
+        graph = self._cutter.module
+        if isinstance(graph, fx.GraphModule) and has_relu(graph):
             provided.add("guided_gradients")
-        if has_attention(self._cutter.module) and self.cut().grid.prefix:
+        if isinstance(graph, fx.GraphModule) and has_attention(graph) and self.cut().grid.prefix:
             provided |= {"attention", "attention_gradients"}
         return frozenset(provided)
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """[N, classes] → the same: of exclusive classes, or of each for itself."""
+        return logits.sigmoid() if self.activation == "sigmoid" else logits.softmax(dim=1)
 
     def linear(self, cut: Cut) -> Tensor | None:
         """The head's weight, [classes, C], where that is average pooling and one linear layer."""
@@ -86,16 +128,41 @@ class Model:
 
     def guided(self, x: Tensor) -> Tensor:
         """The logits, [N, classes], through ReLUs that let no negative gradient pass."""
-        return guided(self._cutter.module, x)
+        return guided(self._graph, x)
 
     def attend(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The logits, and the attention of each block, [N, heads, T, T]."""
-        return attend(self._cutter.module, x)
+        return attend(self._graph, x)
 
     def normalize(self, pictures: Sequence[Pixels]) -> Tensor:
         """Pictures, each uint8 [H, W, 3] → float32 [N, 3, H, W], channels last, on the device."""
         batch = torch.from_numpy(np.stack(pictures)).to(self.device)
         return (batch.permute(0, 3, 1, 2).to(torch.float32) - self._mean) * self._scale
+
+    @property
+    def _graph(self) -> fx.GraphModule:
+        graph = self._cutter.module
+        assert isinstance(graph, fx.GraphModule)  # noqa: S101 - ``provides`` says so
+        return graph
+
+    def _make_cutter(
+        self, manifest: Manifest, example: Tensor, *, fused: bool
+    ) -> Cutter | HookedCutter:
+        dtype = _DTYPES[self.precision]
+        try:
+            return Cutter(self.module, example, fused=fused, dtype=dtype)
+        except Untraceable as exc:
+            if self.precision != "fp32":
+                raise ModelCheckFailed(
+                    f"{manifest.name}: precision: only fp32, for it cannot be traced"
+                ) from exc
+            log.info("%s is explained by hooks: %s", manifest.name, exc)
+            return HookedCutter(self.module, example)
+
+    @property
+    def _tolerance(self) -> float:
+        """Of its two parts against the whole, relative: float32 sums in another order."""
+        return 1e-4 if self.precision == "fp32" else 0.1  # its scores are compared as well
 
     def _layer(self, manifest: Manifest) -> str:
         if manifest.layer is None:
@@ -108,14 +175,14 @@ class Model:
                 f" {', '.join(self._cutter.layers)}"
             ) from exc
 
-    def _example(self) -> Tensor:
-        """A fixed picture, neither flat nor noise: enough to make every class respond."""
+    def _examples(self) -> Tensor:
+        """Fixed pictures, neither flat nor noise: enough to make every class respond."""
         height, width = self.preprocess.crop
         generator = torch.Generator().manual_seed(0)
-        coarse = torch.rand(1, 3, 7, 7, generator=generator)
-        picture = nn.functional.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 1)
-        pixels = (picture[0].permute(1, 2, 0) * 255).to(torch.uint8)
-        return self.normalize([pixels.numpy()])
+        coarse = torch.rand(_EXAMPLES, 3, 7, 7, generator=generator)
+        pictures = nn.functional.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 1)
+        pixels = (pictures.permute(0, 2, 3, 1) * 255).to(torch.uint8)
+        return self.normalize(list(pixels.numpy()))
 
     def _describe(self, manifest: Manifest) -> ModelInfo:
         return ModelInfo(
@@ -127,6 +194,10 @@ class Model:
             version=manifest.version(),
             labels=self.labels,
             preprocess=self.preprocess,
+            activation=self.activation,
+            threshold=self.threshold,
+            precision=self.precision,
+            traced=isinstance(self._cutter, Cutter),
             layer=self.layer,
             layers=tuple(
                 LayerInfo(

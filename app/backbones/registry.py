@@ -7,7 +7,7 @@ from threading import Lock
 import torch
 
 from app.backbones.manifest import Manifest
-from app.backbones.model import Model
+from app.backbones.model import DEFAULTS, Loading, Model
 from app.errors import ModelNotLoaded, SetupError
 from app.types import ModelInfo
 
@@ -20,9 +20,13 @@ class Registry:
     Args:
         manifests: all that the models folder has, by name.
         device: where they are loaded.
+        loading: how.
     """
 
-    def __init__(self, manifests: Mapping[str, Manifest], device: torch.device) -> None:
+    def __init__(
+        self, manifests: Mapping[str, Manifest], device: torch.device, loading: Loading = DEFAULTS
+    ) -> None:
+        self._loading = loading
         self.device = device
         self._manifests = dict(manifests)
         self._lock = Lock()
@@ -47,7 +51,7 @@ class Registry:
         """Load one model, warm it up and serve it; a failure is kept as its state."""
         manifest = self._manifests[name]
         try:
-            model = Model(manifest, self.device)
+            model = Model(manifest, self.device, self._loading)
             warm_up(model)
         except SetupError as exc:  # it says all there is to say
             log.error("model %s failed to load: %s", name, exc.detail)  # noqa: TRY400

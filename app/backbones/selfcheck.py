@@ -1,5 +1,7 @@
 """Every model proves itself on a fixed picture before it serves."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, fx, nn
 
@@ -7,16 +9,18 @@ from app.backbones.cut import Cut
 from app.errors import ModelCheckFailed
 
 _LOGITS_NDIM = 2  # [N, classes]
+_SCORE_TOLERANCE = 0.01
 _TOLERANCE = 1e-4  # relative; float32 sums in another order
 
 
-def self_check(model: nn.Module, cut: Cut, example: Tensor) -> int:
+def self_check(model: nn.Module, cut: Cut, example: Tensor, tolerance: float = _TOLERANCE) -> int:
     """Check that the two parts are the model, and that its classes have a gradient.
 
     Args:
         model: the whole classifier.
         cut: its two parts.
         example: [1, 3, H, W].
+        tolerance: relative, between the parts and the whole.
 
     Returns:
         The number of classes.
@@ -26,7 +30,7 @@ def self_check(model: nn.Module, cut: Cut, example: Tensor) -> int:
     """
     with torch.no_grad():
         expected = model(example)
-        activations = cut.forward_features(example)
+        activations = cut.forward_features(example).float()
     if not isinstance(expected, Tensor) or expected.ndim != _LOGITS_NDIM:
         raise ModelCheckFailed("the model does not return one row of logits a picture")
     if not bool(expected.isfinite().all()):
@@ -34,10 +38,41 @@ def self_check(model: nn.Module, cut: Cut, example: Tensor) -> int:
             "finite: the model's output has NaN or infinity; are the weights whole?"
         )
     logits, target, gradient = _gradient(cut, activations)
-    _check_split(logits, expected)
+    _check_split(logits, expected, tolerance)
     _check_gradient(gradient)
     _check_closed_form(cut, target, gradient, int(expected.argmax()))
     return int(expected.shape[1])
+
+
+def check_precision(
+    model: nn.Module,
+    cut: Cut,
+    examples: Tensor,
+    scores: Callable[[Tensor], Tensor],
+    precision: str,
+) -> None:
+    """Check that a trunk of less precision gives the scores of float32.
+
+    Args:
+        model: the whole classifier, in float32.
+        cut: its two parts, as they will serve.
+        examples: [N, 3, H, W].
+        scores: from logits.
+        precision: its name.
+
+    Raises:
+        ModelCheckFailed: a score moves by more than a hundredth; so the first class can change only
+            between two that were closer than twice that.
+    """
+    with torch.no_grad():
+        expected = scores(model(examples))
+        ours = scores(cut.forward_head(cut.forward_features(examples).float())[0])
+    moved = float((ours - expected).abs().max())
+    if not moved <= _SCORE_TOLERANCE:  # NaN does not, either
+        raise ModelCheckFailed(
+            f"precision: {precision} moves a score by {moved:.3f}; more than {_SCORE_TOLERANCE} is"
+            " refused: use fp32"
+        )
 
 
 def _gradient(cut: Cut, activations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -47,9 +82,9 @@ def _gradient(cut: Cut, activations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return logits.detach(), target.detach(), gradient
 
 
-def _check_split(logits: Tensor, expected: Tensor) -> None:
+def _check_split(logits: Tensor, expected: Tensor, tolerance: float) -> None:
     error = float((logits - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
-    if error > _TOLERANCE:
+    if error > tolerance:
         raise ModelCheckFailed(f"split: head(features(x)) differs from model(x) by {error:.1e}")
 
 

@@ -1,4 +1,4 @@
-"""torchvision's classification models: build one, find its weights, take its defaults."""
+"""torchvision's classification models: build one, with its published weights or without."""
 
 import logging
 from typing import Any
@@ -11,7 +11,6 @@ from torchvision.models import WeightsEnum
 
 from app.backbones.manifest import Manifest
 from app.errors import ManifestError, ModelCheckFailed
-from app.types import Preprocess
 
 log = logging.getLogger(__name__)
 
@@ -19,10 +18,11 @@ StateDict = dict[str, torch.Tensor]
 
 
 def build(manifest: Manifest) -> nn.Module:
-    """The architecture with freshly drawn weights: the same for the same seed.
+    """The architecture, with its published weights where the manifest names such, else new ones.
 
     Raises:
         ManifestError: torchvision has no such classification model, or not with these classes.
+        ModelCheckFailed: the published weights cannot be had.
     """
     # Detectors and segmenters are registered beside them; module= leaves those out.
     if manifest.architecture not in models.list_models(module=models):
@@ -31,29 +31,31 @@ def build(manifest: Manifest) -> nn.Module:
             f" {manifest.architecture!r}"
         )
     arguments = {} if manifest.num_classes is None else {"num_classes": manifest.num_classes}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(manifest.seed)
-        model: nn.Module = models.get_model(manifest.architecture, weights=None, **arguments)
-        if manifest.weights == "random":
-            _draw_empty_weights(model)
-    return model
+    entry = _entry(manifest) if manifest.is_published else None
+    if entry is not None:
+        download(manifest, entry.url)  # reads it with weights_only; what follows finds it cached
+    try:
+        model: nn.Module = models.get_model(manifest.architecture, weights=entry, **arguments)
+    except ValueError as exc:
+        raise ManifestError(f"{manifest.file}: num_classes: {exc}") from exc
+    return _without_aux(model)
 
 
-def published_weights(manifest: Manifest) -> WeightsEnum:
-    """The weights entry that the manifest names, or else the architecture's default one.
+def preset(manifest: Manifest) -> dict[str, Any]:
+    """The preprocessing of the weights entry."""
+    transform = _entry(manifest).transforms()
+    return {
+        "resize": _single(transform.resize_size),
+        "crop": _single(transform.crop_size),
+        "interpolation": transform.interpolation.value,
+        "mean": tuple(transform.mean),
+        "std": tuple(transform.std),
+    }
 
-    Raises:
-        ManifestError: the architecture has no entry of that name.
-    """
-    entries = models.get_model_weights(manifest.architecture)
-    if manifest.is_local:
-        return entries.DEFAULT
-    if manifest.weights not in entries.__members__:
-        raise ManifestError(
-            f"{manifest.file}: weights: {manifest.architecture} has"
-            f" {', '.join(entries.__members__)}; or name a .safetensors file, or 'random'"
-        )
-    return entries[manifest.weights]
+
+def categories(manifest: Manifest) -> tuple[str, ...]:
+    """The labels of the weights entry."""
+    return tuple(_entry(manifest).meta.get("categories", ()))
 
 
 def download(manifest: Manifest, url: str) -> StateDict:
@@ -76,50 +78,28 @@ def download(manifest: Manifest, url: str) -> StateDict:
         ) from exc
 
 
-def preprocess(manifest: Manifest) -> Preprocess:
-    """The manifest's preprocessing, completed by that of the weights entry."""
-    default = _preset(published_weights(manifest))
-    merged = default | manifest.preprocess.model_dump(exclude_none=True)
-    crop = merged.pop("crop")
-    return Preprocess(crop=(crop, crop) if isinstance(crop, int) else crop, **merged)
-
-
-def labels(manifest: Manifest, num_classes: int) -> tuple[str, ...]:
-    """The manifest's labels, or the weights entry's where it has as many, or numbered ones.
-
-    Raises:
-        ManifestError: the label file has not one line a class.
-    """
-    own = manifest.read_labels()
-    if own is None:
-        published = tuple(published_weights(manifest).meta.get("categories", ()))
-        numbered = tuple(f"class {index}" for index in range(num_classes))
-        return published if len(published) == num_classes else numbered
-    if len(own) != num_classes:
+def _entry(manifest: Manifest) -> WeightsEnum:
+    """The weights entry that the manifest names, or else the architecture's default one."""
+    entries = models.get_model_weights(manifest.architecture)
+    if not manifest.is_published:
+        return entries.DEFAULT
+    if manifest.weights not in entries.__members__:
         raise ManifestError(
-            f"{manifest.file}: labels: {manifest.labels} has {len(own)} lines, the model has"
-            f" {num_classes} classes"
+            f"{manifest.file}: weights: {manifest.architecture} has"
+            f" {', '.join(entries.__members__)}; or name a .safetensors or .pth file, a URL, or"
+            " 'random'"
         )
-    return own
+    return entries[manifest.weights]
 
 
-def _preset(entry: WeightsEnum) -> dict[str, Any]:
-    transform = entry.transforms()
-    return {
-        "resize": _single(transform.resize_size),
-        "crop": _single(transform.crop_size),
-        "interpolation": transform.interpolation.value,
-        "mean": tuple(transform.mean),
-        "std": tuple(transform.std),
-    }
+def _without_aux(model: nn.Module) -> nn.Module:
+    """Inception's auxiliary classifiers serve training alone."""
+    for name in ("aux1", "aux2", "AuxLogits"):
+        if getattr(model, name, None) is not None:
+            setattr(model, name, None)
+            model.__dict__["aux_logits"] = False
+    return model
 
 
 def _single(size: list[int]) -> int | tuple[int, int]:
     return size[0] if len(size) == 1 else (size[0], size[1])
-
-
-def _draw_empty_weights(model: nn.Module) -> None:
-    # torchvision's ViT starts with an all-zero classifier: no class would have a gradient.
-    for weight in model.parameters():
-        if weight.ndim > 1 and not weight.any():
-            nn.init.normal_(weight, 0, 0.02)

@@ -14,8 +14,10 @@ from app.engine.batching import Outcome
 from app.engine.evidence import Evidence, Objectives
 from app.errors import NonFiniteOutput
 from app.explain.registry import Method, Objective, SlowMethod, methods
+from app.options import POSITIVE
 from app.types import ClassMap, Job, JobResult
 
+Numbers = np.ndarray[tuple[int], np.dtype[np.float32]]  # [classes]
 Maps = np.ndarray[tuple[int, int, int], np.dtype[np.float32]]
 
 
@@ -39,9 +41,12 @@ def run(model: Model, jobs: Sequence[Job]) -> list[Outcome]:
         model.normalize([job.pixels for job in jobs]),
         differentiable=any(job.methods for job in jobs),
     )
-    scores = torch.softmax(evidence.logits, dim=1).cpu().numpy()  # [N, classes]
+    scores = model.scores(evidence.logits).cpu().numpy()  # [N, classes]
     logits = evidence.logits.cpu()
-    plans = [_plan(job, row) for job, row in zip(jobs, logits, strict=True)]
+    plans = [
+        _plan(job, n, class_indices(job.classes, n.numpy(), s, model.threshold))
+        for job, n, s in zip(jobs, logits, scores, strict=True)
+    ]
     forward_done = time.perf_counter()
     maps = _maps(evidence, plans)
     timings = {
@@ -71,29 +76,38 @@ class _Plan:
     objectives: list[Tensor]
 
 
-def _plan(job: Job, logits: Tensor) -> _Plan:
+def _plan(job: Job, logits: Tensor, class_idx: Sequence[int]) -> _Plan:
     """Methods with the same objective share a turn."""
     turns: dict[tuple[Objective, int], int] = {}
     wishes: list[_Wish] = []
     objectives: list[Tensor] = []
     for method in (methods()[name] for name in job.methods):
-        for class_idx in class_indices(job.classes, logits.numpy()):
-            key = (method.objective, class_idx)
+        for index in class_idx:
+            key = (method.objective, index)
             if key not in turns:
                 turns[key] = len(objectives)
-                objectives.append(method.objective(logits, class_idx, job.against))
-            wishes.append(_Wish(method, class_idx, turns[key]))
+                objectives.append(method.objective(logits, index, job.against))
+            wishes.append(_Wish(method, index, turns[key]))
     return _Plan(wishes, objectives)
 
 
 def class_indices(
-    classes: Sequence[int | str], logits: np.ndarray[tuple[int], np.dtype[np.float32]]
+    classes: Sequence[int | str], logits: Numbers, scores: Numbers, threshold: float
 ) -> list[int]:
-    """``top3`` becomes three indices; a class asked for twice is explained once."""
+    """``top3`` becomes three indices; a class asked for twice is explained once.
+
+    ``positive3`` becomes three at most: those of them whose scores reach the threshold.
+    """
     ranking = np.argsort(-logits, kind="stable").tolist()
     found: dict[int, None] = {}
     for entry in classes:
-        picked = [entry] if isinstance(entry, int) else ranking[: int(entry.removeprefix("top"))]
+        if isinstance(entry, int):
+            picked = [entry]
+        elif entry.startswith(POSITIVE):
+            most = ranking[: int(entry.removeprefix(POSITIVE))]
+            picked = [index for index in most if scores[index] >= threshold]
+        else:
+            picked = ranking[: int(entry.removeprefix("top"))]
         found.update(dict.fromkeys(picked))
     return list(found)
 

@@ -47,6 +47,8 @@ def run_slowly(model: Model, job: Job, slice_rows: int) -> SlowRun:
         total=1 + sum(min(method.passes(row), row.budget) for method in slow),
         last=job.deadline - max(_MIN_MARGIN_S, _MARGIN * (job.deadline - started)),
     )
+    if not row.class_idx:  # none is positive
+        return first
     found = {(m.method, m.index): m for m in first.maps}
     try:
         for method in slow:
@@ -110,8 +112,9 @@ def _row(model: Model, job: Job, first: JobResult, cut: Cut, slice_rows: int, bu
         activations=cut.grid.maps(target),
         ablate=_ablation(cut, start) if cut.is_clean else None,
         logits=torch.from_numpy(first.logits.copy()).to(x.device),
+        scores=model.scores,
         linear=model.linear(cut),
-        class_idx=class_indices(job.classes, first.logits),
+        class_idx=class_indices(job.classes, first.logits, first.scores, model.threshold),
         seed=job.seed,
         budget=budget,
         slice=slice_rows,

@@ -41,7 +41,7 @@ def explain(row: Row) -> Steps:
         answer = yield Forward(hide(row.x, where, part))
         if answer is None:
             break
-        scores.append(torch.softmax(answer, dim=1)[:, list(row.class_idx)].cpu())
+        scores.append(row.scores(answer)[:, list(row.class_idx)].cpu())
     measured = torch.cat(scores).double()  # [m, K]
     coefficients = fit(samples[: len(measured)].double(), measured)
     return Found(coefficients.T[:, segments].to(row.x))

@@ -46,7 +46,7 @@ def explain(row: Row) -> Steps:
         answer = yield Forward(row.x * mask)
         if answer is None:
             break
-        scores = torch.softmax(answer, dim=1)[:, list(row.class_idx)]  # [m, K]
+        scores = row.scores(answer)[:, list(row.class_idx)]  # [m, K]
         total += torch.einsum("mk,mhw->khw", scores, mask[:, 0])
         visible += mask[:, 0].sum(dim=0)
     return Found(total / visible.clamp_min(torch.finfo(visible.dtype).tiny))

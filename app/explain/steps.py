@@ -19,15 +19,17 @@ class Row:
     """One picture, as a slow method sees it.
 
     ``pixels`` [H, W, 3], ``x`` [1, 3, H, W] normalised, ``activations`` [1, C, h, w] at the cut,
-    ``logits`` [classes]. ``linear`` is the weight of the head, [classes, C], where that is global
-    average pooling and one linear layer. ``ablate`` gives the head's input with one channel at zero
-    in each row, where the cut is clean. A pass has at most ``slice`` rows, all together ``budget``.
+    ``logits`` [classes]; ``scores`` makes the model's scores of such rows. ``linear`` is the weight
+    of the head, [classes, C], where that is global average pooling and one linear layer. ``ablate``
+    gives the head's input with one channel at zero in each row, where the cut is clean. A pass has
+    at most ``slice`` rows, all together ``budget``.
     """
 
     pixels: NDArray[np.uint8]
     x: Tensor
     activations: Tensor
     logits: Tensor
+    scores: Callable[[Tensor], Tensor]
     linear: Tensor | None
     ablate: Callable[[Sequence[int]], Tensor] | None
     class_idx: Sequence[int]

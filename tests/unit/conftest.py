@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from app.backbones.manifest import Manifest
-from app.backbones.model import Model
+from app.backbones.model import Loading, Model
 
 MakeModel = Callable[..., Model]
 
@@ -34,7 +34,7 @@ def build_model(
             "preprocess": {"resize": side, "crop": side},
         }
     )
-    return Model(manifest, torch.device("cpu"), fused=fused)
+    return Model(manifest, torch.device("cpu"), Loading(fused=fused))
 
 
 _make = cache(build_model)

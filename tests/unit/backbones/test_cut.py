@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from app.backbones.cut import Cutter
+from app.backbones.cut import Cutter, Untraceable
 from app.errors import ModelCheckFailed
 from tests.unit.conftest import MakeModel
 
@@ -145,7 +145,7 @@ class NoMap(nn.Module):
 
 
 def test_a_model_that_cannot_be_traced_says_so() -> None:
-    with pytest.raises(ModelCheckFailed, match="traced"):
+    with pytest.raises(Untraceable, match="traced"):
         Cutter(Branches(), torch.randn(1, 3, 8, 8))
 
 

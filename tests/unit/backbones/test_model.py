@@ -16,6 +16,7 @@ from torchvision import models, transforms
 
 from app.backbones import torchvision as tv
 from app.backbones.cut import Cut, Cutter
+from app.backbones.family import build, labels, preprocess
 from app.backbones.manifest import Manifest
 from app.backbones.model import Model
 from app.backbones.registry import Registry
@@ -65,7 +66,7 @@ def test_weights_from_a_file_are_the_models_weights(
 
 def test_random_weights_are_the_same_for_the_same_seed_and_leave_no_trace(tmp_path: Path) -> None:
     before = torch.random.get_rng_state()
-    one, same, other = (tv.build(make_manifest(tmp_path, seed=seed)) for seed in (1, 1, 2))
+    one, same, other = (build(make_manifest(tmp_path, seed=seed)) for seed in (1, 1, 2))
     assert torch.equal(before, torch.random.get_rng_state())
     weights = [next(model.parameters()) for model in (one, same, other)]
     assert torch.equal(weights[0], weights[1])
@@ -133,22 +134,21 @@ def test_what_a_manifest_leaves_out_comes_from_the_weights_entry(tmp_path: Path)
     manifest = make_manifest(
         tmp_path, architecture="resnet50", num_classes=None, preprocess={"crop": [192, 160]}
     )
-    spec = tv.preprocess(manifest)
+    spec = preprocess(manifest)
     preset = models.ResNet50_Weights.DEFAULT.transforms()
     assert [spec.resize] == preset.resize_size
     assert spec.crop == (192, 160)
     assert (list(spec.mean), list(spec.std)) == (preset.mean, preset.std)
-    labels = tv.labels(manifest, 1000)
-    assert labels[281] == "tabby"
+    assert labels(manifest, 1000)[281] == "tabby"
 
 
 def test_classes_without_labels_are_numbered(tmp_path: Path) -> None:
-    assert tv.labels(make_manifest(tmp_path), 3) == ("class 0", "class 1", "class 2")
+    assert labels(make_manifest(tmp_path), 3) == ("class 0", "class 1", "class 2")
 
 
 def test_a_label_file_of_another_length_is_refused_with_both_numbers(tmp_path: Path) -> None:
     (tmp_path / "l.txt").write_text("a\nb\n")
-    with pytest.raises(ManifestError, match=r"2 lines.* 4 classes"):
+    with pytest.raises(ManifestError, match=r"2 labels.* 4 classes"):
         Model(make_manifest(tmp_path, labels="l.txt"), CPU)
 
 

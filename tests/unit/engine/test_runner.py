@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 
 from app.backbones.cut import Cutter
 from app.backbones.manifest import Manifest
-from app.backbones.model import Model
+from app.backbones.model import Loading, Model
 from app.backbones.registry import Registry
 from app.engine.fast import run
 from app.engine.runner import Runner
@@ -276,7 +276,7 @@ def test_a_row_with_numbers_that_are_not_finite_fails_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Unfused, for oneDNN's ReLU makes 0 of NaN; no finite picture gives NaN in a float32 trunk.
-    model = Model(make_manifest(Path()), torch.device("cpu"), fused=False)
+    model = Model(make_manifest(Path()), torch.device("cpu"), Loading(fused=False))
     good = results(model, [make_job(pictures[0], 1)])[0]
     normalize = model.normalize
 

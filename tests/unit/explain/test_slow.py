@@ -295,6 +295,7 @@ def test_rise_finds_the_only_place_that_counts() -> None:
 def make_row(x: Tensor, classes: list[int], budget: int) -> Row:
     return Row(
         pixels=np.zeros((32, 32, 3), np.uint8), x=x, activations=x, logits=torch.zeros(2),
+        scores=lambda logits: logits.softmax(dim=1),
         linear=None, ablate=None, class_idx=classes, seed=0, budget=budget, slice=16,
     )  # fmt: skip
 
