@@ -31,7 +31,7 @@ async def _events(work: Work) -> AsyncIterator[bytes]:
     latest: asyncio.Queue[Progress] = asyncio.Queue()
     task = asyncio.ensure_future(work(latest.put_nowait))
     try:
-        while not task.done():
+        while not (task.done() and latest.empty()):
             yield await _next(latest, task)
         yield _outcome(task)
     finally:
