@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 import app
+from app.cli_models import add_models
 from app.errors import CamserveError, SetupError
 from app.options import ExplainOptions
 from app.settings import Settings
@@ -73,8 +74,8 @@ def _parser() -> argparse.ArgumentParser:
     explain.set_defaults(run=_explain)
     _add_evaluate(commands)
     _add_sanity(commands)
-    models = commands.add_parser("models", help="list the models of the models folder")
-    models.set_defaults(run=_models)
+    models = commands.add_parser("models", help="list the models; or init, pull or check one")
+    add_models(models, _local_service)
     return parser
 
 
@@ -203,13 +204,6 @@ def _print(answer: Answer) -> None:
             f"{explanation.method} of {explanation.label!r} at {explanation.layer}:"
             f" {low:.4g} to {high:.4g}{flags}"
         )
-
-
-def _models(_arguments: argparse.Namespace) -> None:
-    from app.backbones.manifest import read_manifests
-
-    for manifest in read_manifests(Settings().models_dir).values():
-        print(f"{manifest.name:20} {manifest.architecture:20} {manifest.description}")
 
 
 def _one_line(exc: CamserveError | ValidationError) -> str:

@@ -14,6 +14,8 @@ from app.errors import ManifestError, ModelCheckFailed
 
 log = logging.getLogger(__name__)
 
+_SLOWLY_DRAWN = {"googlenet", "inception_v3"}  # their own way takes half a minute, and warns of it
+
 StateDict = dict[str, torch.Tensor]
 
 
@@ -30,7 +32,11 @@ def build(manifest: Manifest) -> nn.Module:
             f"{manifest.file}: architecture: torchvision has no classification model"
             f" {manifest.architecture!r}"
         )
-    arguments = {} if manifest.num_classes is None else {"num_classes": manifest.num_classes}
+    arguments: dict[str, Any] = {}
+    if manifest.num_classes is not None:
+        arguments["num_classes"] = manifest.num_classes
+    if manifest.architecture in _SLOWLY_DRAWN:
+        arguments["init_weights"] = False
     entry = _entry(manifest) if manifest.is_published else None
     if entry is not None:
         download(manifest, entry.url)  # reads it with weights_only; what follows finds it cached
