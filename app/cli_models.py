@@ -110,7 +110,8 @@ def _check(arguments: argparse.Namespace, local_service: "Callable[..., Service]
     median = sorted(seconds)[_RUNS // 2] * 1e3
     height, width = explanation.raw.shape
     print(
-        f"{manifest.name}: passed its self-check; cut at {model.layer}, a map of {height}x{width} cells"
+        f"{manifest.name}: passed its self-check; cut at {model.layer}, a map of"
+        f" {height}x{width} cells"
     )
     print(f"{_RUNS} predictions, one by one: {median:.1f} ms in the median")
     assert explanation.overlay is not None  # noqa: S101 - it was asked for

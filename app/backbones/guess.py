@@ -38,7 +38,8 @@ def guess(state: StateDict) -> Guess:
         if _fits(state, model):
             return Guess(architecture, head.classes)
     raise ModelCheckFailed(
-        f"no architecture of torchvision has tensors like these (the first is {next(iter(state))!r}):"
+        "no architecture of torchvision has tensors like these (the first is"
+        f" {next(iter(state))!r}):"
         ' write the manifest yourself, with family = "timm" or "factory"'
     )
 

@@ -1,0 +1,252 @@
+"""Models of timm, of the operator's own Python, and such that cannot be traced."""
+
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torchvision import models
+
+from app.backbones.cut import Cutter, Untraceable
+from app.backbones.family import labels, preprocess
+from app.backbones.guess import Guess, guess
+from app.backbones.hooked import HookedCutter
+from app.backbones.manifest import Manifest
+from app.backbones.model import Loading, Model
+from app.backbones.weights import plain_names, read_state
+from app.engine.batching import Outcome, SlowRun
+from app.engine.fast import run
+from app.engine.slow import run_slowly
+from app.errors import ManifestError, ModelCheckFailed
+from app.types import Job, JobResult
+
+CPU = torch.device("cpu")
+
+TIMM = {  # architecture: its cut, its grid, its prefix tokens
+    "resnet18": ("layer4", (7, 7), 0),
+    "convnextv2_atto": ("stages", (7, 7), 0),
+    "vit_tiny_patch16_224": ("blocks.10", (14, 14), 1),
+    "deit_tiny_distilled_patch16_224": ("blocks.10", (14, 14), 2),
+    "vit_small_patch14_reg4_dinov2": ("blocks.10", (16, 16), 5),  # four registers
+    "swin_tiny_patch4_window7_224": ("norm", (7, 7), 0),
+    "vit_tiny_r_s16_p8_224": ("blocks.10", (7, 7), 1),  # a hybrid, not traceable
+    "mobilevit_xxs": ("final_conv", (8, 8), 0),  # not traceable
+}
+
+
+def make(folder: Path = Path(), loading: Loading | None = None, **keys: object) -> Model:
+    manifest = Manifest.model_validate(
+        {"path": folder / "m.toml", "name": "m", "family": "torchvision",
+         "architecture": "shufflenet_v2_x0_5", "weights": "random", **keys}
+    )  # fmt: skip
+    return Model(manifest, CPU, loading or Loading())
+
+
+def job(model: Model, *classes: int | str, methods: tuple[str, ...] = ("gradcam",)) -> Job:
+    height, width = model.preprocess.crop
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    return Job(
+        model="", version="", pixels=pixels, deadline=1e12, classes=classes, methods=methods,
+        budget=8, slow=True,
+    )  # fmt: skip
+
+
+def explained(model: Model, *classes: int | str) -> JobResult:
+    outcome = run(model, [job(model, *classes)])[0]
+    assert isinstance(outcome, JobResult)
+    return outcome
+
+
+def outcome_of(steps: SlowRun) -> Outcome:
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            outcome: Outcome = end.value
+            return outcome
+
+
+@pytest.mark.parametrize("architecture", TIMM)
+def test_a_model_of_timm_is_cut_at_its_last_map_and_its_classes_differ(architecture: str) -> None:
+    crop = {"preprocess": {"crop": 224}} if "dinov2" in architecture else {}  # not its 518
+    model = make(family="timm", architecture=architecture, **crop)
+    cut = model.cut()
+    found = (cut.layer, (cut.grid.height, cut.grid.width), cut.grid.prefix)
+    assert found == TIMM[architecture]
+    one, other = (explained(model, index).maps[0].values for index in (3, 7))
+    assert np.ptp(one) > 0
+    assert np.abs(one - other).max() > 1e-3 * np.abs(one).max()
+
+
+def test_preprocessing_and_labels_are_those_of_timms_configuration() -> None:
+    manifest = Manifest.model_validate(
+        {"path": "m.toml", "name": "m", "family": "timm", "architecture": "resnet18",
+         "weights": "random"}
+    )  # fmt: skip
+    found = preprocess(manifest)
+    assert (found.crop, found.resize, found.interpolation) == ((224, 224), 235, "bicubic")
+    assert labels(manifest, 1000)[281].startswith("tabby")
+
+
+def test_what_timm_has_not_is_refused() -> None:
+    with pytest.raises(ManifestError, match="timm has no model 'resnet7'"):
+        make(family="timm", architecture="resnet7")
+    with pytest.raises(ManifestError, match="'pretrained', 'random'"):
+        make(family="timm", architecture="resnet18", weights="IMAGENET1K_V1")
+
+
+def test_a_factory_builds_a_model_where_that_is_allowed(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(
+        "from torchvision import models\n"
+        "def make(num_classes):\n"
+        "    return models.shufflenet_v2_x0_5(num_classes=num_classes)\n"
+    )
+    keys = {"family": "factory", "architecture": "net.py:make", "num_classes": 3}
+    model = make(tmp_path, Loading(allow_factories=True), **keys)
+    assert (model.labels, model.layer) == (("class 0", "class 1", "class 2"), "conv5")
+
+
+class Deciding(nn.Module):
+    """Decides by a value, which no tracing can follow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.blocks = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1))
+        self.relu = nn.ReLU(inplace=True)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        if x.sum() > 1e9:
+            x = -x
+        logits: Tensor = self.head(self.relu(self.blocks(x)).mean(dim=(2, 3)))
+        return logits
+
+
+@pytest.fixture
+def deciding() -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    return Deciding().eval().requires_grad_(False), torch.randn(1, 3, 16, 16)
+
+
+def test_a_model_that_cannot_be_traced_is_explained_by_hooks(
+    deciding: tuple[nn.Module, Tensor],
+) -> None:
+    model, x = deciding
+    with pytest.raises(Untraceable):
+        Cutter(model, x)
+    cutter = HookedCutter(model, x)
+    assert list(cutter.layers) == ["stem", "blocks.0", "blocks.1", "blocks", "relu"]
+    assert cutter.default == "relu"
+    cut = cutter.cut("blocks.0", "relu")
+    with torch.enable_grad():
+        logits, first, last = cut.forward_head(cut.forward_features(x).requires_grad_())
+        inner, outer = torch.autograd.grad(logits[0, 2], [first, last])
+    torch.testing.assert_close(logits.detach(), model(x))
+    torch.testing.assert_close(outer[0, :, 0, 0], model.head.weight[2] / 64)  # type: ignore[union-attr, index]
+    assert inner.abs().sum() > 0
+    assert bool((last >= 0).all())
+
+
+def test_nothing_is_kept_while_nobody_watches(deciding: tuple[nn.Module, Tensor]) -> None:
+    model, x = deciding
+    cutter = HookedCutter(model, x)
+    assert not model(x).requires_grad
+    with pytest.raises(KeyError):
+        cutter.cut("head")
+
+
+def test_a_hooked_model_takes_slow_methods(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(
+        "from tests.unit.backbones.test_families import Deciding\n"
+        "def make():\n    return Deciding()\n"
+    )
+    keys = {"family": "factory", "architecture": "net.py:make", "preprocess": {"crop": 64}}
+    model = make(tmp_path, Loading(allow_factories=True), **keys)
+    assert not model.info.traced
+    steps = run_slowly(model, job(model, "top1", methods=("gradcam", "rise", "saliency")), 4)
+    assert isinstance(outcome_of(steps), JobResult)
+
+
+# Heads of independent classes, and precision
+
+
+def test_the_scores_of_a_sigmoid_head_are_each_for_itself() -> None:
+    model = make(activation="sigmoid", num_classes=4)
+    found = explained(model, 1)
+    np.testing.assert_allclose(found.scores, 1 / (1 + np.exp(-found.logits)), rtol=1e-5)
+
+
+def test_positive_classes_are_those_above_the_threshold() -> None:
+    model = make(activation="sigmoid", num_classes=6)
+    scores = explained(model, 0).scores
+    model.threshold = float(np.sort(scores)[-3])
+    expected = np.argsort(-scores)[:3].tolist()
+    assert [m.index for m in explained(model, "positive16").maps] == expected
+    assert [m.index for m in explained(model, "positive2").maps] == expected[:2]
+    model.threshold = 0.999
+    assert explained(model, "positive16").maps == ()
+    steps = run_slowly(model, job(model, "positive16", methods=("rise",)), 4)
+    outcome = outcome_of(steps)
+    assert isinstance(outcome, JobResult)
+    assert outcome.maps == ()
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_trunk_in_bfloat16_has_almost_the_scores_of_float32(fused: bool) -> None:
+    exact = explained(make(), "top1")
+    lowered = make(loading=Loading(precision="bf16", fused=fused))
+    found = explained(lowered, "top1")
+    assert lowered.info.precision == "bf16"
+    np.testing.assert_allclose(found.scores, exact.scores, rtol=0, atol=0.01)
+    assert not np.array_equal(found.logits, exact.logits)
+    assert found.maps[0].values.dtype == np.float32
+
+
+def test_a_precision_that_moves_a_score_is_refused(tmp_path: Path) -> None:
+    born = make(num_classes=2)
+    state = born.module.state_dict()
+    state["fc.weight"] *= 1e5  # scores that hang on the last digits
+    with torch.no_grad():
+        state["fc.bias"] -= born.module(born._examples()).mean(dim=0)
+    save_file(state, tmp_path / "w.safetensors")
+    digest = sha256((tmp_path / "w.safetensors").read_bytes()).hexdigest()
+
+    def load(**keys: str) -> Model:
+        return make(tmp_path, weights="w.safetensors", sha256=digest, num_classes=2, **keys)
+
+    load()
+    with pytest.raises(ModelCheckFailed, match="bf16 moves a score"):
+        load(precision="bf16")
+
+
+# What training loops wrap around the tensors
+
+
+def test_wrappers_and_prefixes_are_taken_off(tmp_path: Path) -> None:
+    net = models.resnet18(num_classes=3)
+    wrapped = {"epoch": 3, "state_dict": {f"model.{k}": v for k, v in net.state_dict().items()}}
+    torch.save(wrapped, tmp_path / "a.pth")
+    torch.save(nn.DataParallel(net).state_dict(), tmp_path / "b.pth")
+    for name in ("a.pth", "b.pth"):
+        state = plain_names(read_state(tmp_path / name), net.state_dict())
+        assert state.keys() == net.state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    "architecture", ["resnet18", "mobilenet_v3_small", "densenet121", "swin_t", "squeezenet1_1"]
+)
+def test_the_architecture_and_its_classes_are_guessed(architecture: str) -> None:
+    state = models.get_model(architecture, num_classes=5).state_dict()
+    assert guess({f"module.{k}": v for k, v in state.items()}) == Guess(architecture, 5)
+
+
+def test_what_cannot_be_guessed_says_what_to_do() -> None:
+    with pytest.raises(ModelCheckFailed, match="write the manifest yourself"):
+        guess({"w": torch.zeros(3, 4)})
+    with pytest.raises(ModelCheckFailed, match="no weights"):
+        guess({"w": torch.zeros(3)})
