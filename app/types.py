@@ -12,6 +12,7 @@ Map = NDArray[np.float32]  # [h, w]
 ModelState = Literal["unloaded", "loading", "ready", "failed"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 View = Literal["crop", "full"]
+Action = Literal["load", "unload"]  # of a model, while the service runs
 
 
 class Frozen(BaseModel):

@@ -51,7 +51,7 @@ def test_an_http_process_can_be_put_together_without_torch() -> None:
 
 def test_the_parent_can_be_put_together_without_torch_and_pillow() -> None:
     code = (
-        "import sys, app.main, app.api.limits, app.backbones.manifest, app.engine.pool;"
+        "import sys, app.main, app.api.keys, app.backbones.manifest, app.engine.pool;"
         "loaded = {'torch', 'torchvision', 'PIL'} & set(sys.modules); assert not loaded, loaded"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
