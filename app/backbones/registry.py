@@ -1,6 +1,5 @@
 """Which models there are, and in what state."""
 
-import gc
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from threading import Lock
@@ -8,7 +7,7 @@ from threading import Lock
 import torch
 
 from app.backbones.manifest import Manifest
-from app.backbones.memory import check_fits, full_device
+from app.backbones.memory import check_fits, full_device, give_back
 from app.backbones.model import Model
 from app.errors import CamserveError, LoadFailed, ModelReplaced, NotEnoughMemory
 from app.types import ModelInfo, ModelState
@@ -103,9 +102,7 @@ class Registry:
         with self._lock:
             if self._retired.pop((name, version), None) is None:
                 return
-        gc.collect()  # traced modules are full of cycles
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        give_back(self.device)
         log.info("model %s of version %s is gone", name, version)
 
     def get(self, name: str, version: str) -> Model:
