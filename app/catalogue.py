@@ -71,7 +71,7 @@ class Models:
         """
         model = self.get(name)
         if model.state == "unloaded":
-            raise ModelNotLoaded(f"{name!r} is not loaded: start the server with it in APP_MODELS.")
+            raise ModelNotLoaded(f"{name!r} is not loaded. Its operator can load it.")
         if model.state == "loading":
             raise ModelLoading(f"{name!r} is being loaded.", retry_after=2)
         if model.state == "failed":
@@ -79,13 +79,17 @@ class Models:
         return model
 
     def missing(self, names: Iterable[str]) -> dict[str, str]:
-        """Of these models, those that no worker serves now, and why."""
-        found = {name: self._models.get(name) for name in names}
-        unknown = "there is no such model" if self._models else "no worker is up"
+        """Of these models, those that should be served now and are not, and why.
+
+        Not those that were unloaded, or taken from the models folder, while the service ran.
+        """
+        if not self._models:
+            return dict.fromkeys(names, "no worker is up")
+        known = [self._models[name] for name in names if name in self._models]
         return {
-            name: (model.error or model.state) if model else unknown
-            for name, model in found.items()
-            if model is None or model.state != "ready"
+            model.name: model.error or model.state
+            for model in known
+            if model.state not in {"ready", "unloaded"}
         }
 
     def plan(self, model: ModelInfo, options: PredictOptions, max_maps: int) -> Plan:

@@ -4,6 +4,7 @@ CamserveError                                    500 internal_error
 ├─ BadRequest                                    400 malformed_request
 │  └─ MalformedMultipart                         400 malformed_multipart
 ├─ Unauthorized                                  401 unauthorized
+├─ Forbidden                                     403 forbidden
 ├─ NotFound                                      404 not_found
 │  ├─ UnknownModel                               404 unknown_model
 │  └─ ModelNotLoaded                             404 model_not_loaded
@@ -22,6 +23,7 @@ CamserveError                                    500 internal_error
 │  │  ├─ CorruptImage                            422 corrupt_image
 │  │  ├─ TooManyPixels                           422 too_many_pixels
 │  │  └─ BadImageShape                           422 bad_image_shape
+│  ├─ LoadFailed                                 422 load_failed
 │  └─ PoisonInput                                422 poison_input
 ├─ Overloaded                                    429 overloaded
 ├─ HeadersTooLarge                               431 headers_too_large
@@ -31,7 +33,9 @@ CamserveError                                    500 internal_error
 │  ├─ NoWorker                                   503 no_worker
 │  ├─ WorkerLost                                 503 worker_lost
 │  ├─ ModelLoading                               503 model_loading
-│  └─ ModelFailed                                503 model_failed
+│  ├─ ModelFailed                                503 model_failed
+│  ├─ ModelReplaced                              503 model_replaced
+│  └─ NotEnoughMemory                            503 not_enough_memory
 ├─ DeadlineExceeded                              504 deadline_exceeded
 └─ SetupError                                    (never sent: it ends a command, or a loading)
    ├─ ManifestError
@@ -87,6 +91,10 @@ class Unauthorized(CamserveError):
     status, code, title = 401, "unauthorized", "API key missing or wrong"
 
 
+class Forbidden(CamserveError):
+    status, code, title = 403, "forbidden", "Forbidden"
+
+
 class NotFound(CamserveError):
     status, code, title = 404, "not_found", "Not found"
 
@@ -125,6 +133,10 @@ class UnsupportedImage(UnsupportedMediaType):
 
 class Unprocessable(CamserveError):
     status, code, title = 422, "unprocessable", "Unprocessable"
+
+
+class LoadFailed(Unprocessable):
+    code, title = "load_failed", "The model cannot be loaded"
 
 
 class InvalidOption(Unprocessable):
@@ -197,6 +209,14 @@ class ModelLoading(Unavailable):
 
 class ModelFailed(Unavailable):
     code, title, retryable = "model_failed", "Model failed to load", False
+
+
+class ModelReplaced(Unavailable):
+    code, title = "model_replaced", "Another version of the model is loaded now"
+
+
+class NotEnoughMemory(Unavailable):
+    code, title = "not_enough_memory", "Not enough memory for the model"
 
 
 class DeadlineExceeded(CamserveError):

@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,10 +20,12 @@ from app.engine.control import BlockingControl, Control
 from app.errors import SetupError
 from app.logs import set_up_logs
 from app.metrics import Metrics
-from app.settings import Settings
+from app.settings import Settings, admin_token
 
 if TYPE_CHECKING:
     from app.api.application import ApiSettings
+    from app.backbones.manifest import Manifest
+    from app.backbones.registry import Registry
     from app.engine.runner import Runner
     from app.service import Engine, Service
 
@@ -38,21 +40,21 @@ def serve(settings: Settings) -> None:
     Raises:
         SetupError: it cannot start; the message says why.
     """
-    from app.api.limits import read_keys
+    from app.api.keys import read_keys
     from app.backbones.manifest import read_manifests
     from app.engine.pool import Pool
 
     set_up_logs(settings.log_format, "parent")
-    read_manifests(settings.models_dir)
+    manifests = read_manifests(settings.models_dir)
     read_keys(settings.api_keys_file)
     listener = listen(settings.host, settings.port)
     log.info("camserve on http://%s:%d", *listener.getsockname()[:2])
-    asyncio.run(Pool(settings, find_devices(settings.devices), listener).run())
+    asyncio.run(Pool(settings, manifests, find_devices(settings.devices), listener).run())
 
 
 def run_child(role: str, descriptor: int) -> None:
     """A child of the pool: run until told to end, or until the pipe to the parent closes."""
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # sent to the whole group; the parent alone decides
     end = socket.socket(fileno=descriptor)
     if role == "worker":
@@ -90,6 +92,7 @@ async def http_process(end: socket.socket) -> None:
         api_settings(settings),
         is_draining=lambda: server.draining,
         scrape=server.scrape,
+        manage=server.manage,
     )
     serving = asyncio.create_task(server.serve(api, socket.socket(fileno=start["listener"])))
     control.send({"kind": "serving"})
@@ -109,7 +112,7 @@ async def http_process(end: socket.socket) -> None:
 def api_settings(settings: Settings) -> "ApiSettings":
     """What the HTTP side must know."""
     from app.api.application import ApiSettings
-    from app.api.limits import read_keys
+    from app.api.keys import read_keys
 
     return ApiSettings(
         start_models=settings.models,
@@ -118,6 +121,7 @@ def api_settings(settings: Settings) -> "ApiSettings":
         receive_timeout_s=settings.receive_timeout_s,
         cors_origins=settings.cors_origins,
         keys=read_keys(settings.api_keys_file),
+        admin_token=admin_token(),
     )
 
 
@@ -159,7 +163,10 @@ def worker_process(control: BlockingControl) -> None:
     """A worker process: connections and a queue in front of one device's models."""
     from threading import Thread
 
+    from app.backbones.manifest import Manifest
     from app.engine.batching import BatchQueue
+    from app.engine.loader import Loader
+    from app.engine.runner import Runner
     from app.engine.worker import Worker
 
     start = control.receive()
@@ -169,44 +176,61 @@ def worker_process(control: BlockingControl) -> None:
     name = start["name"]
     set_up_logs(settings.log_format, name)
     metrics = Metrics(control.send)
-    runner, names = make_runner(settings, start["device"], start["threads"])
+    manifests = [Manifest.model_validate(line) for line in start["manifests"]]
+    registry = make_registry(
+        settings, {m.name: m for m in manifests}, start["device"], start["threads"]
+    )
+    runner = Runner(registry, settings.max_batch_size)
+    names = registry.expect(start["models"])
     queue = BatchQueue(settings.max_batch_size, settings.max_wait_ms / 1e3)
     worker = Worker(runner.run, runner.run_slowly, runner.catalogue, queue, metrics)
     worker.start(_listen_local(start["endpoint"]))
     control.send({"kind": "listening", "endpoint": start["endpoint"]})
+    counted = set(start["models"])
 
     def on_change() -> None:
         worker.announce()
+        ready = {model.name for model in runner.catalogue().models if model.state == "ready"}
+        counted.update(ready)
         metrics.add(
-            *(
-                ("model_ready", model.state == "ready", {"model": model.name, "process": name})
-                for model in runner.catalogue().models
-                if model.name in settings.models
-            )
-        )
+            *(("model_ready", model in ready, {"model": model, "process": name})
+              for model in counted)
+        )  # fmt: skip
 
-    Thread(target=runner.load, args=(names, on_change), daemon=True).start()
-    while not control.closed_within(settings.hang_s / 4):
+    loader = Loader(registry, runner, queue, on_change, control.send)
+    loader.start(names)
+    listening = Thread(target=loader.listen, args=(control.lines(),), daemon=True)
+    listening.start()
+    while listening.is_alive():  # until the pipe closes
         if not worker.is_stuck(settings.hang_s):
             control.send({"kind": "alive"})
+        listening.join(settings.hang_s / 4)
 
 
 def make_runner(settings: Settings, device: str, threads: int) -> "tuple[Runner, list[str]]":
     """The models of one device, and the names of those to load, in the order to load them."""
+    from app.backbones.manifest import read_manifests
+    from app.engine.runner import Runner
+
+    registry = make_registry(settings, read_manifests(settings.models_dir), device, threads)
+    return Runner(registry, settings.max_batch_size), registry.expect(settings.models)
+
+
+def make_registry(
+    settings: Settings, manifests: "Mapping[str, Manifest]", device: str, threads: int
+) -> "Registry":
+    """What there is to be loaded on one device."""
     import torch
 
-    from app.backbones.manifest import read_manifests
     from app.backbones.model import Loading
     from app.backbones.registry import Registry
-    from app.engine.runner import Runner
 
     torch.set_num_threads(threads)
     loading = Loading(
         precision="fp32" if settings.precision == "auto" else settings.precision,
         allow_factories=settings.allow_factories,
     )
-    registry = Registry(read_manifests(settings.models_dir), torch.device(device), loading)
-    return Runner(registry, settings.max_batch_size), registry.expect(settings.models)
+    return Registry(manifests, torch.device(device), loading)
 
 
 def find_devices(wanted: Sequence[str]) -> list[str]:

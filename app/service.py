@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from functools import partial
 from typing import Any, ParamSpec, Protocol, TypeVar
@@ -15,7 +15,7 @@ from app.admission import Admission
 from app.catalogue import Models
 from app.checks import Checker, Scores
 from app.drawing import Canvas, shared_ranges
-from app.errors import DeadlineExceeded
+from app.errors import DeadlineExceeded, ModelReplaced
 from app.options import ExplainOptions, PredictOptions
 from app.order import Order, RequestLimits, make_order
 from app.reading import Reading, read_upload
@@ -30,6 +30,7 @@ from app.types import (
     Progress,
 )
 
+_MAX_SWITCHES = 3  # of its model's version, that one request goes along with
 _ASK_AT_ONCE = 8  # pictures in flight of one request's checks: others want their turn
 
 P = ParamSpec("P")
@@ -96,20 +97,34 @@ class Service:
             CamserveError: the picture or an option is unusable, the deadline passed, too many
                 requests are in progress, or no worker can do it now.
         """
+        began = time.monotonic() if began is None else began
         with self._admission():
-            order = make_order(
-                self.models(),
-                options.model or self.default_model,
-                options,
-                self.limits,
-                began=time.monotonic() if began is None else began,
-                masked=mask is not None,
-            )
-            try:
-                async with asyncio.timeout(order.deadline - time.monotonic()):
-                    return await self._answer(upload, mask, order, on_progress)
-            except TimeoutError as exc:
-                raise DeadlineExceeded(f"There was no answer within {order.seconds:g} s.") from exc
+            for _ in range(_MAX_SWITCHES):
+                with suppress(ModelReplaced):  # while it was on its way: the new version answers
+                    return await self._attempt(upload, mask, options, began, on_progress)
+            return await self._attempt(upload, mask, options, began, on_progress)
+
+    async def _attempt(
+        self,
+        upload: bytes,
+        mask: bytes | None,
+        options: PredictOptions,
+        began: float,
+        on_progress: OnProgress | None,
+    ) -> Answer:
+        order = make_order(
+            self.models(),
+            options.model or self.default_model,
+            options,
+            self.limits,
+            began=began,
+            masked=mask is not None,
+        )
+        try:
+            async with asyncio.timeout(order.deadline - time.monotonic()):
+                return await self._answer(upload, mask, order, on_progress)
+        except TimeoutError as exc:
+            raise DeadlineExceeded(f"There was no answer within {order.seconds:g} s.") from exc
 
     async def _answer(
         self,

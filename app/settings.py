@@ -1,5 +1,6 @@
 """Settings: environment variables with the prefix ``APP_``, or flags of ``camserve serve``."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -79,3 +80,12 @@ class Settings(BaseSettings):
     def start_model(self) -> str:
         """The model of a request that names none."""
         return self.default_model or self.models[0]
+
+
+def admin_token() -> str | None:
+    """``APP_ADMIN_TOKEN``, which lets its bearer load and unload models.
+
+    No field of ``Settings``: those are flags, which the list of processes shows to everybody, and
+    travel from process to process.
+    """
+    return os.environ.get("APP_ADMIN_TOKEN", "").strip() or None

@@ -13,6 +13,7 @@ ModelState = Literal["unloaded", "loading", "ready", "failed"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 View = Literal["crop", "full"]
 Precision = Literal["fp32", "bf16", "fp16"]
+Action = Literal["load", "unload"]  # of a model, while the service runs
 
 
 class Frozen(BaseModel):

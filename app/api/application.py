@@ -1,7 +1,7 @@
 """The ASGI application: routes inside, middlewares around them."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from starlette.exceptions import HTTPException
@@ -12,14 +12,19 @@ import app
 from app.api.documentation import Documented
 from app.api.errors import on_camserve_error, on_http_exception
 from app.api.health import health_router
-from app.api.limits import Bounded, Cors, Guarded, HeadAsGet, Identified, Keyed
+from app.api.keys import Keyed
+from app.api.limits import Bounded, Cors, Guarded, HeadAsGet, Identified
 from app.api.native import NativeApi
+from app.api.repository import Manage, repository_router
 from app.api.site import add_site
 from app.errors import CamserveError
 from app.metrics import Metrics
 from app.service import Service
 
-_OPEN_PATHS = ("/", "/livez", "/readyz", "/page/", "/samples/", "/docs", "/openapi.json")
+_OPEN_PATHS = (
+    "/", "/livez", "/readyz", "/page/", "/samples/", "/docs", "/openapi.json",
+    "/v2/repository/",  # asks for the operator's own token
+)  # fmt: skip
 _EXPOSED = (
     "X-Request-ID", "Retry-After", "Server-Timing", "X-Top-Index", "X-Top-Score", "X-Top-Label",
 )  # fmt: skip
@@ -35,6 +40,7 @@ class ApiSettings:
     receive_timeout_s: float
     cors_origins: Sequence[str]
     keys: Sequence[str] = ()
+    admin_token: str | None = field(default=None, repr=False)
 
 
 def create_app(
@@ -43,6 +49,7 @@ def create_app(
     settings: ApiSettings,
     is_draining: Callable[[], bool],
     scrape: Callable[[], Awaitable[str]],
+    manage: Manage,
 ) -> ASGIApp:
     """Put the HTTP side together."""
     api = Documented(
@@ -59,6 +66,7 @@ def create_app(
     )
     api.include_router(NativeApi(service, metrics, settings.max_body_bytes).router)
     api.include_router(health_router(service, settings.start_models, is_draining, scrape))
+    api.include_router(repository_router(service, settings.admin_token, manage))
     add_site(api, settings.samples_dir)
     return api
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from app.errors import CamserveError, MethodNotAllowed, NotFound
 from app.logs import request_id
@@ -37,6 +37,16 @@ def problem(error: CamserveError) -> Response:
     return Response(json.dumps(body), error.status, headers, "application/problem+json")
 
 
+def refusal(error: CamserveError, path: str) -> Response:
+    """The same in the shape of the dialect that speaks at this path."""
+    response = problem(error)
+    if not path.startswith("/v2/"):
+        return response
+    fixed = {"content-length", "content-type"}
+    headers = {name: value for name, value in response.headers.items() if name not in fixed}
+    return JSONResponse({"error": error.detail}, error.status, headers)
+
+
 def public(exc: BaseException) -> CamserveError:
     """What a client may know of an error; the log is told the rest."""
     if isinstance(exc, CamserveError):
@@ -45,12 +55,12 @@ def public(exc: BaseException) -> CamserveError:
     return CamserveError("Something unexpected happened; the log of the server says what.")
 
 
-async def on_camserve_error(_request: Request, exc: Exception) -> Response:
+async def on_camserve_error(request: Request, exc: Exception) -> Response:
     """Handler for our own tree."""
     assert isinstance(exc, CamserveError)  # noqa: S101 - registered for it
     if exc.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         log.warning("%s: %s", exc.code, exc.detail, exc_info=exc.__cause__)
-    return problem(exc)
+    return refusal(exc, request.url.path)
 
 
 async def on_http_exception(request: Request, exc: Exception) -> Response:
@@ -58,7 +68,7 @@ async def on_http_exception(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, HTTPException)  # noqa: S101 - registered for it
     path = request.url.path
     if exc.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        response = problem(MethodNotAllowed(f"{request.method} is not for {path}."))
+        response = refusal(MethodNotAllowed(f"{request.method} is not for {path}."), path)
         response.headers.update(exc.headers or {})  # Allow
         return response
-    return problem(NotFound(f"There is nothing at {path}; see /docs."))
+    return refusal(NotFound(f"There is nothing at {path}; see /docs."), path)

@@ -1,18 +1,14 @@
-"""Middlewares at the door, plain ASGI: identity of a request, its size and pace, its key.
+"""Middlewares at the door, plain ASGI: identity of a request, its size and pace.
 
 ``application.py`` lists them in their order.
 """
 
 import asyncio
-import hashlib
-import hmac
 import logging
 import re
 import time
 import uuid
-from collections.abc import Sequence
 from http import HTTPStatus
-from pathlib import Path
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
@@ -20,15 +16,13 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.errors import problem, public
+from app.api.errors import problem, public, refusal
 from app.errors import (
     BadRequest,
     BodyTooLarge,
     BodyTooSlow,
     CamserveError,
     HeadersTooLarge,
-    SetupError,
-    Unauthorized,
 )
 from app.logs import request_id
 from app.metrics import Metrics
@@ -105,7 +99,7 @@ class Guarded:
         except Exception as exc:
             if started:
                 raise  # half an answer cannot be taken back; the server cuts the connection
-            await problem(public(exc))(scope, receive, send)
+            await refusal(public(exc), scope["path"])(scope, receive, send)
 
 
 class Cors(CORSMiddleware):
@@ -174,7 +168,7 @@ class Bounded:
             _check_headers(scope)
             body.check_announced(Headers(scope=scope).get("content-length"))
         except CamserveError as exc:
-            await problem(exc)(scope, receive, send_after_body)
+            await refusal(exc, scope["path"])(scope, receive, send_after_body)
             return
         await self._app(scope, body.receive, send_after_body)
 
@@ -240,56 +234,3 @@ class _Body:
         self._read += len(message.get("body", b""))
         self.complete = not message.get("more_body", False)
         return message
-
-
-class Keyed:
-    """Asks for an API key where the operator has set some.
-
-    Args:
-        app: what is behind it.
-        keys: the keys; empty: everybody may.
-        open_paths: need none; those that end in a slash, with all that lies below.
-    """
-
-    def __init__(self, app: ASGIApp, keys: Sequence[str], open_paths: Sequence[str]) -> None:
-        self._app = app
-        self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
-        self._open_paths = frozenset(open_paths)
-        self._open_folders = tuple(
-            path for path in open_paths if path.endswith("/") and path != "/"
-        )
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self._digests and not self._may(scope):
-            raise Unauthorized("Send a key as 'Authorization: Bearer …' or 'X-API-Key: …'.")
-        await self._app(scope, receive, send)
-
-    def _may(self, scope: Scope) -> bool:
-        path = scope["path"]
-        if path in self._open_paths or path.startswith(self._open_folders):
-            return True
-        headers = Headers(scope=scope)
-        scheme, _, bearer = headers.get("authorization", "").partition(" ")
-        given = [headers.get("x-api-key", ""), bearer if scheme.lower() == "bearer" else ""]
-        # Headers are read as Latin-1: back to the bytes that came.
-        digests = [hashlib.sha256(key.strip().encode("latin-1")).digest() for key in given]
-        # Every key is compared, in constant time.
-        return sum(hmac.compare_digest(d, known) for d in digests for known in self._digests) > 0
-
-
-def read_keys(file: Path | None) -> list[str]:
-    """The keys of a file, one a line; lines that start with # are comments.
-
-    Raises:
-        SetupError: the file cannot be read, or holds no key.
-    """
-    if file is None:
-        return []
-    try:
-        lines = [line.strip() for line in file.read_text("utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as exc:
-        raise SetupError(f"APP_API_KEYS_FILE: {exc}") from exc
-    keys = [line for line in lines if line and not line.startswith("#")]
-    if not keys:
-        raise SetupError(f"APP_API_KEYS_FILE: {file} holds no key")
-    return keys

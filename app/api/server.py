@@ -11,7 +11,8 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from app.api.protocol import Protocol
-from app.errors import Draining
+from app.errors import Draining, error_from_code
+from app.types import Action
 
 _KEEP_ALIVE_S = 75  # longer than a load balancer's idle time, so that it never loses that race
 
@@ -34,7 +35,7 @@ class HttpServer:
         self._grace_s = grace_s
         self._uvicorn: uvicorn.Server | None = None
         self._ids = itertools.count()
-        self._pages: dict[int, asyncio.Future[str]] = {}
+        self._replies: dict[int, asyncio.Future[dict[str, Any]]] = {}
 
     async def serve(self, api: ASGIApp, listener: socket.socket) -> None:
         """Serve until ``stop``."""
@@ -55,19 +56,19 @@ class HttpServer:
         """A line from the parent."""
         if line["kind"] == "drain":
             self.draining = True
-        elif line["kind"] == "page":
-            page = self._pages.pop(line["id"])
-            if not page.done():  # who asked may have gone
-                page.set_result(line["text"])
+        elif line["kind"] in {"page", "done"}:
+            reply = self._replies.pop(line["id"])
+            if not reply.done():  # who asked may have gone
+                reply.set_result(line)
 
     def stop(self) -> None:
         """Accept nothing more, finish what is in flight, and end."""
         self.draining = self._stopped = True
         if self._uvicorn:
             self._uvicorn.should_exit = True
-        for page in self._pages.values():
-            if not page.done():
-                page.set_exception(_no_page())
+        for reply in self._replies.values():
+            if not reply.done():
+                reply.set_exception(_no_reply())
 
     async def scrape(self) -> str:
         """The metrics page, which the parent owns.
@@ -75,17 +76,32 @@ class HttpServer:
         Raises:
             Draining: the parent is no longer heard.
         """
+        page: str = (await self._ask({"kind": "scrape"}))["text"]
+        return page
+
+    async def manage(self, action: Action, model: str) -> None:
+        """Have the parent load or unload a model, in all workers.
+
+        Raises:
+            Draining: the parent is no longer heard.
+            CamserveError: it cannot be done; the error says why.
+        """
+        reply = await self._ask({"kind": "manage", "action": action, "name": model})
+        if reply["error"]:
+            raise error_from_code(**reply["error"])
+
+    async def _ask(self, line: dict[str, Any]) -> dict[str, Any]:
         if self._stopped:
-            raise _no_page()
+            raise _no_reply()
         number = next(self._ids)
-        page: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._pages[number] = page
-        self._send({"kind": "scrape", "id": number})
-        return await page
+        reply: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._replies[number] = reply
+        self._send({**line, "id": number})
+        return await reply
 
 
-def _no_page() -> Draining:
-    return Draining("The service is ending; its counts are gone with it.")
+def _no_reply() -> Draining:
+    return Draining("The service is ending; what was asked can no longer be answered.")
 
 
 class _Quiet(uvicorn.Server):

@@ -7,9 +7,10 @@ from threading import Lock
 import torch
 
 from app.backbones.manifest import Manifest
+from app.backbones.memory import check_fits, full_device, give_back
 from app.backbones.model import DEFAULTS, Loading, Model
-from app.errors import ModelNotLoaded, SetupError
-from app.types import ModelInfo
+from app.errors import CamserveError, LoadFailed, ModelReplaced, NotEnoughMemory
+from app.types import ModelInfo, ModelState
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ class Registry:
         self._manifests = dict(manifests)
         self._lock = Lock()
         self._ready: dict[str, Model] = {}
+        self._retired: dict[tuple[str, str], Model] = {}
         self._info = {name: _listed(manifest) for name, manifest in manifests.items()}
 
     def expect(self, names: Iterable[str]) -> list[str]:
@@ -47,34 +49,77 @@ class Registry:
             key=lambda name: not self._manifests[name].is_local,
         )
 
-    def load(self, name: str, warm_up: Callable[[Model], None]) -> None:
-        """Load one model, warm it up and serve it; a failure is kept as its state."""
+    def enlist(self, manifest: Manifest, state: ModelState = "unloaded") -> None:
+        """Make a model known, or another manifest of it; what is served already stays so."""
+        with self._lock:
+            self._manifests[manifest.name] = manifest
+            if manifest.name not in self._ready:
+                self._info[manifest.name] = _listed(manifest, state)
+
+    def load(self, name: str, prepare: Callable[[Model], None]) -> CamserveError | None:
+        """Load one model, prepare it and serve it, in place of another version if there is one.
+
+        Args:
+            name: of a model with a manifest.
+            prepare: makes the model ready for its first job.
+
+        Returns:
+            Why it cannot be; that is kept as its state, too, unless another version is served on.
+        """
         manifest = self._manifests[name]
         try:
+            if self._serves(manifest):
+                self._keep_error(manifest, None)
+                return None
+            check_fits(manifest)
             model = Model(manifest, self.device, self._loading)
-            warm_up(model)
-        except SetupError as exc:  # it says all there is to say
-            log.error("model %s failed to load: %s", name, exc.detail)  # noqa: TRY400
-            self._set(_listed(manifest, state="failed", error=exc.detail))
-            return
-        except Exception as exc:
-            log.exception("model %s failed to load", name)
-            self._set(_listed(manifest, state="failed", error=f"{type(exc).__name__}: {exc}"))
-            return
-        with self._lock:
-            self._ready[name] = model
-            self._info[name] = model.info
+            prepare(model)
+        except Exception as exc:  # noqa: BLE001 - whatever is wrong with one model is its state
+            error = self._explain(manifest, exc)
+            self._keep_error(manifest, error.detail)
+            return error
+        self._switch(model)
         log.info("model %s ready on %s, cut at %s", name, self.device, model.layer)
+        return None
+
+    def unload(self, name: str) -> None:
+        """Serve a model no more; jobs that wait for it are still run."""
+        with self._lock:
+            if name in self._manifests:
+                self._info[name] = _listed(self._manifests[name])
+            self._retire(name)
+
+    def forget(self, name: str) -> None:
+        """Unload a model whose manifest is gone, and list it no more."""
+        self.unload(name)
+        with self._lock:
+            self._manifests.pop(name, None)
+            self._info.pop(name, None)
+
+    def retired(self) -> list[tuple[str, str]]:
+        """Name and version of the models that are kept for the jobs that wait for them."""
+        with self._lock:
+            return list(self._retired)
+
+    def release(self, name: str, version: str) -> None:
+        """Let a retired model go, and its memory."""
+        with self._lock:
+            if self._retired.pop((name, version), None) is None:
+                return
+        give_back(self.device)
+        log.info("model %s of version %s is gone", name, version)
 
     def get(self, name: str, version: str) -> Model:
-        """A ready model of exactly this version.
+        """A model of exactly this version, served or not yet released.
 
         Raises:
-            ModelNotLoaded: it is gone, or was replaced.
+            ModelReplaced: it is gone.
         """
         model = self._ready.get(name)
         if model is None or model.info.version != version:
-            raise ModelNotLoaded(f"Model {name!r} of version {version} is no longer loaded.")
+            model = self._retired.get((name, version))
+        if model is None:
+            raise ModelReplaced(f"Model {name!r} of version {version} is no longer loaded.")
         return model
 
     def models(self) -> tuple[ModelInfo, ...]:
@@ -82,12 +127,47 @@ class Registry:
         with self._lock:
             return tuple(self._info[name] for name in sorted(self._info))
 
+    def _serves(self, manifest: Manifest) -> bool:
+        model = self._ready.get(manifest.name)
+        return model is not None and model.info.version == manifest.version()
+
+    def _switch(self, model: Model) -> None:
+        name = model.info.name
+        with self._lock:
+            self._retire(name)
+            self._ready[name] = model
+            self._info[name] = model.info
+
+    def _retire(self, name: str) -> None:
+        """A retired model can be had before it stops being the ready one: ``get`` takes no lock."""
+        if model := self._ready.get(name):
+            self._retired[name, str(model.info.version)] = model
+            del self._ready[name]
+
+    def _explain(self, manifest: Manifest, exc: Exception) -> CamserveError:
+        if isinstance(exc, torch.OutOfMemoryError):
+            exc = full_device(manifest, self.device)
+        if isinstance(exc, CamserveError):  # it says all there is to say
+            log.error("model %s failed to load: %s", manifest.name, exc.detail)
+            return exc if isinstance(exc, NotEnoughMemory) else LoadFailed(exc.detail)
+        log.error("model %s failed to load", manifest.name, exc_info=exc)
+        return LoadFailed(f"{type(exc).__name__}: {exc}")
+
+    def _keep_error(self, manifest: Manifest, error: str | None) -> None:
+        with self._lock:
+            if ready := self._ready.get(manifest.name):
+                self._info[manifest.name] = ready.info.model_copy(update={"error": error})
+            else:
+                self._info[manifest.name] = _listed(manifest, "failed", error)
+
     def _set(self, info: ModelInfo) -> None:
         with self._lock:
             self._info[info.name] = info
 
 
-def _listed(manifest: Manifest, state: str = "unloaded", error: str | None = None) -> ModelInfo:
+def _listed(
+    manifest: Manifest, state: ModelState = "unloaded", error: str | None = None
+) -> ModelInfo:
     return ModelInfo.model_validate(
         {
             "name": manifest.name,

@@ -45,7 +45,8 @@ class BatchQueue:
     """Work-conserving: an idle device takes what waits.
 
     Two lanes: batches of fast rows go first, but slow work, a step of one job at a time, keeps a
-    tenth of the device's time.
+    tenth of the device's time. Fast batches are of the models in turn: a flood of rows for one of
+    them holds the others up no longer than a batch.
 
     Args:
         max_batch_size: rows in a batch.
@@ -59,6 +60,8 @@ class BatchQueue:
         self._fast: deque[Entry] = deque()
         self._slow: deque[Entry] = deque()
         self._running: list[Entry] = []
+        self._turns: dict[str, int] = {}  # when each model last had a fast batch
+        self._turn = 0
         self._credit_s = 0.0  # that slow work has, for the time that fast work took
         self._changed = Condition()
         self._closed = False
@@ -80,6 +83,11 @@ class BatchQueue:
                     entry.cancelled = True
             self._fast = deque(entry for entry in self._fast if not entry.cancelled)
             self._slow = deque(entry for entry in self._slow if not entry.cancelled)
+
+    def wait_until_free(self, model: str, version: str) -> None:
+        """Wait until no job of this version waits or runs, or the queue is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or not self._holds(model, version))
 
     def close(self) -> None:
         """Let ``batches`` end."""
@@ -108,12 +116,18 @@ class BatchQueue:
                 yield live
                 if both_wait:
                     self._account(time.monotonic() - started, slow=live[0].job.slow)
+                with self._change():
+                    self._running = []
 
     @contextmanager
     def _change(self) -> Iterator[None]:
         with self._changed:
             yield
-            self._changed.notify()
+            self._changed.notify_all()
+
+    def _holds(self, model: str, version: str) -> bool:
+        entries = (*self._fast, *self._slow, *self._running)
+        return any((e.job.model, e.job.version) == (model, version) for e in entries)
 
     def _next(self) -> list[Entry]:
         if self._slow and (not self._fast or self._credit_s > 0):
@@ -134,12 +148,14 @@ class BatchQueue:
             self._changed.wait_for(full, timeout=max(0.0, left))
 
     def _take(self) -> list[Entry]:
-        """The oldest row, and those behind it that can go with it."""
+        """The oldest row of the model whose turn it is, and those behind it that can go with it."""
         if not self._fast:  # cancelled while it waited for company
             return []
-        first = self._fast[0]
+        first = min(self._fast, key=lambda entry: self._turns.get(entry.job.model, 0))
+        self._turn += 1
+        self._turns[first.job.model] = self._turn
         batch, rest = [first], deque[Entry]()
-        for entry in list(self._fast)[1:]:
+        for entry in (entry for entry in self._fast if entry is not first):
             fits = len(batch) < self._max_batch_size and entry.key == first.key
             together = not first.job.alone and not entry.job.alone
             (batch if fits and together else rest).append(entry)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from app.engine.wire import Header, pack, pack_job, receive, unpack_error, unpack_result
 from app.errors import (
+    ModelReplaced,
     NoWorker,
     PoisonInput,
     WorkerLost,
@@ -82,6 +83,7 @@ class EngineClient:
 
         Raises:
             NoWorker: no worker has the model.
+            ModelReplaced: the workers have another version of it by now.
             WorkerLost: the workers died, and none came back in time.
             PoisonInput: two workers died with this picture alone on the device.
             CamserveError: what the worker answered.
@@ -97,6 +99,7 @@ class EngineClient:
         alone_deaths = 0
         for _ in range(_MAX_ATTEMPTS):
             if link is None:
+                self._check_replaced(job)
                 raise NoWorker("No worker is ready for this model now.", retry_after=2)
             try:
                 return await link.run(job, on_progress)
@@ -115,12 +118,21 @@ class EngineClient:
         margin = min(0.25, 0.1 * (job.deadline - time.monotonic()))
         try:
             async with asyncio.timeout_at(_loop_time(job.deadline) - margin), self._changed:
-                await self._changed.wait_for(lambda: self._choose(job))
+                await self._changed.wait_for(lambda: self._choose(job) or self._replaced(job))
         except TimeoutError as exc:
             raise WorkerLost("The worker ended; no other one is ready yet.", retry_after=2) from exc
         link = self._choose(job)
+        if link is None:
+            self._check_replaced(job)
         assert link is not None  # noqa: S101 - nothing ran since wait_for saw it
         return link
+
+    def _check_replaced(self, job: Job) -> None:
+        if self._replaced(job):
+            raise ModelReplaced(f"{job.model!r} was replaced by another version. Try again.")
+
+    def _replaced(self, job: Job) -> bool:
+        return any(link.serves(job, any_version=True) for link in self._links.values())
 
     def _choose(self, job: Job) -> "_Link | None":
         able = [link for link in self._links.values() if link.serves(job)]
@@ -195,9 +207,11 @@ class _Link:
     _on_device: tuple[list[int], int] = ([], 0)
     _ids: "itertools.count[int]" = field(default_factory=itertools.count)
 
-    def serves(self, job: Job) -> bool:
+    def serves(self, job: Job, *, any_version: bool = False) -> bool:
         return self.catalogue is not None and any(
-            model.name == job.model and model.state == "ready" and model.version == job.version
+            model.name == job.model
+            and model.state == "ready"
+            and (any_version or model.version == job.version)
             for model in self.catalogue.models
         )
 

@@ -2,9 +2,8 @@
 
 import asyncio
 import json
-import select
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 Line = dict[str, Any]
@@ -56,12 +55,16 @@ class BlockingControl:
 
     def receive(self) -> Line | None:
         """The next line, or None at the end."""
-        line = self._file.readline()
+        try:
+            line = self._file.readline()
+        except ConnectionResetError:
+            return None
         return json.loads(line) if line.endswith(b"\n") else None
 
-    def closed_within(self, seconds: float) -> bool:
-        """Wait for the other end to close, as long as that; nothing more is sent from there."""
-        return bool(select.select([self._socket], [], [], seconds)[0])
+    def lines(self) -> Iterator[Line]:
+        """The lines from the other end, until it is closed."""
+        while line := self.receive():
+            yield line
 
 
 def _encode(line: Line) -> bytes:

@@ -13,14 +13,20 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from app.engine.control import Control, Line
+from app.engine.manager import Manager
+from app.engine.place import Place, Process
+from app.engine.signals import either, first_of, signals
+from app.errors import CamserveError
 from app.metrics import MetricsRegistry
 from app.settings import Settings
+
+if TYPE_CHECKING:
+    from app.backbones.manifest import Manifest
 
 log = logging.getLogger(__name__)
 
@@ -30,77 +36,55 @@ _BACKOFF_S = (0.0, 0.0, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 30.0)  # after so many sh
 _END_S = 5.0  # for a child to end after it was told to
 
 
-@dataclass(eq=False)
-class _Process:
-    """A child process and our end of its pipe."""
-
-    process: asyncio.subprocess.Process
-    control: Control
-
-    @property
-    def is_alive(self) -> bool:
-        return self.process.returncode is None
-
-
-@dataclass(eq=False)
-class _Place:
-    """A place in the pool, and the process that fills it now."""
-
-    role: str
-    number: int
-    device: str = ""
-    wanted: bool = True  # until the service ends
-    child: _Process | None = None
-    endpoint: str = ""  # of a worker that listens
-    lives: int = 0
-    short_lives: int = 0
-
-    @property
-    def name(self) -> str:
-        return f"{self.role}-{self.number}"
-
-    def send(self, line: Line) -> None:
-        if self.child:
-            self.child.control.send(line)
-
-
 class Pool:
     """All processes of one service.
 
     Args:
         settings: for all of them.
+        manifests: of the models that there are.
         devices: a worker for each.
         listener: the bound TCP socket that the http processes share; it outlives each of them.
     """
 
-    def __init__(self, settings: Settings, devices: Sequence[str], listener: socket.socket) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        manifests: "Mapping[str, Manifest]",
+        devices: Sequence[str],
+        listener: socket.socket,
+    ) -> None:
         self._settings = settings
         self._listener = listener
         self._metrics = MetricsRegistry()
-        self._workers = [_Place("worker", n, device) for n, device in enumerate(devices)]
-        self._https = [_Place("http", n) for n in range(settings.http_processes)]
-        self._spare: _Process | None = None
+        self._workers = [Place("worker", n, device) for n, device in enumerate(devices)]
+        self._https = [Place("http", n) for n in range(settings.http_processes)]
+        self._spare: Process | None = None
         self._spare_wanted = asyncio.Event()
         on_cpu = sum(device == "cpu" for device in devices)
         self._threads = max(1, (os.cpu_count() or 1) // max(1, on_cpu))  # of a worker, for torch
         self._draining = False
         self._folder = Path()
+        self._manager = Manager(settings.models_dir, manifests, settings.models, self._tell_workers)
+        self._tasks: set[asyncio.Task[None]] = set()  # the loop itself holds them weakly
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT, then drain; a second signal ends it at once."""
-        first, second = _signals()
+        first, second = signals()
+        asyncio.get_running_loop().add_signal_handler(
+            signal.SIGHUP, lambda: self._begin(self._manager.reload())
+        )
         with tempfile.TemporaryDirectory(prefix="camserve-") as folder:
             self._folder = Path(folder)
             keepers = [asyncio.create_task(self._keep(p)) for p in self._https + self._workers]
             keepers.append(asyncio.create_task(self._keep_spare()))
             try:
-                received = await _first_of(first, keepers)
+                received = await first_of(first, keepers)
                 with contextlib.suppress(asyncio.CancelledError):
-                    await _either(self._drain(patient=received == signal.SIGTERM), second)
+                    await either(self._drain(patient=received == signal.SIGTERM), second)
             finally:
                 await self._end(keepers)
 
-    async def _keep(self, place: _Place) -> None:
+    async def _keep(self, place: Place) -> None:
         """Fill a place, attend to its process, and fill it again when that ends."""
         while place.wanted:
             worked = 0.0
@@ -111,14 +95,18 @@ class Pool:
             if place.wanted:
                 await asyncio.sleep(self._backoff(place, worked))
 
-    async def _live(self, place: _Place) -> float:
+    async def _live(self, place: Place) -> float:
         """One life of a process: how long it did its work."""
         place.child = await self._next(place.role)
         place.lives += 1
         place.send(self._brief(place))
+        place.briefed = True
+        if place.role == "worker":
+            for line in self._manager.pending():
+                place.send(line)
         return await self._attend(place, place.child)
 
-    def _backoff(self, place: _Place, worked: float) -> float:
+    def _backoff(self, place: Place, worked: float) -> float:
         """Seconds until the place is filled again."""
         place.short_lives = place.short_lives + 1 if worked < _LONG_LIFE_S else 0
         delay = _BACKOFF_S[min(place.short_lives, len(_BACKOFF_S) - 1)]
@@ -126,7 +114,7 @@ class Pool:
         self._metrics.add("restarts", 1, {"role": place.role})
         return delay
 
-    async def _next(self, role: str) -> _Process:
+    async def _next(self, role: str) -> Process:
         """A process for a place: of http processes the spare one, which serves at once."""
         spare = self._spare if role == "http" else None
         if spare:
@@ -146,7 +134,7 @@ class Pool:
             except OSError as exc:
                 log.error("no spare http process: %s", exc)  # noqa: TRY400 - wanted again later
 
-    async def _spawn(self, role: str) -> _Process:
+    async def _spawn(self, role: str) -> Process:
         """Start a process; it loads its code, and waits for its brief."""
         ours, theirs = socket.socketpair()
         passed = [theirs.fileno()]
@@ -158,9 +146,9 @@ class Pool:
             stdin=asyncio.subprocess.DEVNULL,
         )
         theirs.close()
-        return _Process(process, await Control.open(ours))
+        return Process(process, await Control.open(ours))
 
-    def _brief(self, place: _Place) -> Line:
+    def _brief(self, place: Place) -> Line:
         """A child's first line: all that it must know."""
         return {
             "kind": "start",
@@ -172,16 +160,19 @@ class Pool:
             "listener": self._listener.fileno(),
             "endpoints": self._endpoints(),
             "draining": self._draining,
+            **(self._manager.brief() if place.role == "worker" else {}),
         }
 
-    async def _attend(self, place: _Place, child: _Process) -> float:
+    async def _attend(self, place: Place, child: Process) -> float:
         """Serve a process's requests until it is gone; how long that was, from the first one on."""
         lines = child.control.lines()
         begun = None
         while line := await self._next_line(place, child, lines):
             begun = begun or time.monotonic()
-            self._take(place, line)
+            self._take(place, child, line)
         child.control.close()
+        place.briefed = False
+        self._manager.lost(place.name)
         self._metrics.forget(place.name)
         if place.endpoint:
             place.endpoint = ""
@@ -190,7 +181,7 @@ class Pool:
         return time.monotonic() - begun if begun else 0.0
 
     async def _next_line(
-        self, place: _Place, child: _Process, lines: AsyncIterator[Line]
+        self, place: Place, child: Process, lines: AsyncIterator[Line]
     ) -> Line | None:
         """A child's next line, or None once it is gone; a worker that hangs is ended."""
         patience = self._settings.hang_s if place.endpoint else _START_S
@@ -202,7 +193,7 @@ class Pool:
             child.process.kill()
             return None
 
-    def _take(self, place: _Place, line: Line) -> None:
+    def _take(self, place: Place, child: Process, line: Line) -> None:
         if line["kind"] == "metrics":
             for name, value, labels in line["events"]:
                 self._metrics.add(name, value, labels)
@@ -212,6 +203,30 @@ class Pool:
             self._spare_wanted.set()  # not before: at the start a worker needs the cores
         elif line["kind"] == "scrape":
             place.send({"kind": "page", "id": line["id"], "text": self._metrics.page()})
+        elif line["kind"] == "manage":
+            self._begin(self._manage(child, line))
+        elif line["kind"] == "done":
+            self._manager.done(place.name, line)
+
+    async def _manage(self, child: Process, line: Line) -> None:
+        """Load or unload a model for an http process; its successor would not know of it."""
+        error = None
+        try:
+            await self._manager.manage(line["action"], line["name"])
+        except CamserveError as exc:
+            error = {"code": exc.code, "detail": exc.detail}
+        child.control.send({"kind": "done", "id": line["id"], "error": error})
+
+    def _begin(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _tell_workers(self, line: Line) -> set[str]:
+        told = [worker for worker in self._workers if worker.briefed]
+        for worker in told:
+            worker.send(line)
+        return {worker.name for worker in told}
 
     def _endpoints(self) -> list[str]:
         return [worker.endpoint for worker in self._workers if worker.endpoint]
@@ -258,44 +273,7 @@ class Pool:
             except TimeoutError:
                 log.warning("process %d did not end and is killed", child.process.pid)
                 child.process.kill()
-        for keeper in keepers:
-            keeper.cancel()
-        await asyncio.gather(*keepers, return_exceptions=True)
-
-
-def _signals() -> tuple["asyncio.Future[signal.Signals]", "asyncio.Future[signal.Signals]"]:
-    """Futures of the first and of the second signal to end."""
-    loop = asyncio.get_running_loop()
-    first, second = loop.create_future(), loop.create_future()
-
-    def on_signal(number: signal.Signals) -> None:
-        future = second if first.done() else first
-        if not future.done():
-            future.set_result(number)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal, number)
-    return first, second
-
-
-async def _first_of(
-    received: "asyncio.Future[signal.Signals]", keepers: Sequence[asyncio.Task[None]]
-) -> signal.Signals:
-    """The signal that came; a keeper that fails instead ends the service with its error."""
-    waiting: list[asyncio.Future[Any]] = [received, *keepers]
-    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-    for keeper in keepers:
-        if keeper.done():
-            keeper.result()
-    return await received
-
-
-async def _either(
-    work: Coroutine[None, None, None], stop: "asyncio.Future[signal.Signals]"
-) -> None:
-    """Do the work, unless ``stop`` comes first."""
-    task = asyncio.create_task(work)
-    waiting: list[asyncio.Future[Any]] = [task, stop]
-    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-    task.cancel()
-    await task
+        tasks = [*keepers, *self._tasks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

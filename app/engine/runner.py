@@ -6,13 +6,15 @@ import numpy as np
 import torch
 
 from app.backbones.cut import TRACING
+from app.backbones.manifest import Manifest
 from app.backbones.model import Model
 from app.backbones.registry import Registry
 from app.engine.batching import Outcome, SlowRun
 from app.engine.fast import run
 from app.engine.slow import run_slowly
+from app.errors import CamserveError
 from app.explain.registry import every_info
-from app.types import Catalogue, Job, ModelInfo
+from app.types import Catalogue, Job
 
 _SLICES = 4  # of a full batch: a slow job's step holds fast ones up no longer, and suits a CPU best
 
@@ -46,8 +48,24 @@ class Runner:
     def load(self, names: Sequence[str], on_change: Callable[[], None]) -> None:
         """Load models one after the other, each warm before it is announced as ready."""
         for name in names:
-            self._registry.load(name, self._warm_up)
+            self._registry.load(name, self._prepare)
             on_change()
+
+    def renew(self, manifest: Manifest, on_change: Callable[[], None]) -> CamserveError | None:
+        """Load what a manifest says, and serve it in place of what its name stood for until now.
+
+        Args:
+            manifest: of the model.
+            on_change: called when it begins to load, and at the end.
+
+        Returns:
+            Why it cannot be loaded: what was served before is served on.
+        """
+        self._registry.enlist(manifest, "loading")
+        on_change()
+        error = self._registry.load(manifest.name, self._prepare)
+        on_change()
+        return error
 
     def catalogue(self) -> Catalogue:
         """What is served now."""
@@ -55,19 +73,13 @@ class Runner:
         return Catalogue(
             device=str(self._registry.device),
             torch=torch.__version__,
-            models=tuple(
-                model.model_copy(update={"methods": self._suited(model)})
-                for model in self._registry.models()
-            ),
+            models=self._registry.models(),
             methods=known,
         )
 
-    def _suited(self, model: ModelInfo) -> tuple[str, ...]:
-        """The methods whose needs the model can meet."""
-        if model.state != "ready":
-            return ()
-        provided = self._registry.get(model.name, str(model.version)).provides
-        return tuple(name for name, info in every_info().items() if provided.issuperset(info.needs))
+    def _prepare(self, model: Model) -> None:
+        model.info = model.info.model_copy(update={"methods": _suited(model)})
+        self._warm_up(model)
 
     def _warm_up(self, model: Model) -> None:
         """The smallest and the largest batch: kernels are chosen, and the memory is known to do."""
@@ -77,3 +89,9 @@ class Runner:
         )
         for rows in (1, self._max_batch_size):
             run(model, [job] * rows)
+
+
+def _suited(model: Model) -> tuple[str, ...]:
+    """The methods whose needs the model can meet."""
+    known = every_info().items()
+    return tuple(name for name, info in known if model.provides.issuperset(info.needs))

@@ -15,9 +15,11 @@ from starlette.types import ASGIApp, Message
 
 from app.admission import Admission
 from app.api.application import ApiSettings, create_app
+from app.api.repository import Manage
 from app.metrics import Metrics
 from app.order import RequestLimits
 from app.service import Service
+from app.types import Action
 from tests.fakes import FakeEngine
 
 EXPLAIN, PREDICT = "/api/v1/explain", "/api/v1/predict"
@@ -104,6 +106,8 @@ def make_api(
     max_body_bytes: int = MAX_BODY,
     max_queue: int = 100,
     max_budget: int = 1000,
+    admin_token: str | None = None,
+    manage: Manage | None = None,
 ) -> Api:
     """An application of its own."""
     engine = engine or FakeEngine()
@@ -121,6 +125,9 @@ def make_api(
     async def scrape() -> str:
         return "# all well\n"
 
+    async def forbid(action: Action, model: str) -> None:
+        raise AssertionError(f"{action} {model}")
+
     settings = ApiSettings(
         start_models=start_models,
         samples_dir=samples,
@@ -128,9 +135,17 @@ def make_api(
         receive_timeout_s=receive_timeout_s,
         cors_origins=cors_origins,
         keys=keys,
+        admin_token=admin_token,
     )
     service = Service(engine, _THREADS, limits, Admission(max_queue), "colours")
-    asgi = create_app(service, Metrics(events.append), settings, lambda: state["draining"], scrape)
+    asgi = create_app(
+        service,
+        Metrics(events.append),
+        settings,
+        lambda: state["draining"],
+        scrape,
+        manage or forbid,
+    )
     return Api(engine, asgi, events, state)
 
 

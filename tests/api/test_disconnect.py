@@ -5,7 +5,8 @@ import asyncio
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from app.api.limits import Bounded, Guarded, HeadAsGet, Identified, Keyed
+from app.api.keys import Keyed
+from app.api.limits import Bounded, Guarded, HeadAsGet, Identified
 from app.metrics import Metrics
 from tests.api.client import EXPLAIN, PHOTO, Wire, make_api
 from tests.fakes import FakeEngine

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from app.api.limits import read_keys
+from app.api.keys import read_keys
 from app.errors import SetupError
 from tests.api.client import Api, Wire, make_api
 

@@ -85,13 +85,15 @@ def test_without_workers_no_model_is_unknown() -> None:
 
 def test_missing_models_are_named_with_the_reason() -> None:
     assert MODELS.missing(["colours"]) == {}
-    assert MODELS.missing(["late", "broken", "shelved", "nonsense"]) == {
+    assert MODELS.missing(["late", "broken"]) == {
         "late": "loading",
         "broken": "head(features(x)) is not model(x)",
-        "shelved": "unloaded",
-        "nonsense": "there is no such model",
     }
     assert Models([]).missing(["colours"]) == {"colours": "no worker is up"}
+
+
+def test_a_model_that_was_unloaded_or_taken_away_on_purpose_is_not_missed() -> None:
+    assert MODELS.missing(["shelved", "nonsense"]) == {}
 
 
 def test_a_prediction_needs_no_plan() -> None:

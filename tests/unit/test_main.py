@@ -11,8 +11,9 @@ import pytest
 
 from app.errors import SetupError
 from app.logs import request_id, set_up_logs
-from app.main import find_devices, listen
+from app.main import api_settings, find_devices, listen
 from app.metrics import Metrics, MetricsRegistry
+from app.settings import Settings, admin_token
 
 
 def test_devices_that_are_named_are_taken_as_they_are() -> None:
@@ -30,6 +31,18 @@ def test_auto_is_a_worker_for_each_visible_gpu_or_one_on_the_cpu(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.setattr(Path, "glob", lambda _self, _pattern: iter([Path("/dev/nvidia0")]))
     assert find_devices(("auto",)) == ["cuda:0"]
+
+
+def test_the_admin_token_is_no_setting_that_could_be_a_flag_or_be_dumped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert "admin_token" not in Settings.model_fields
+    for value, token in (("the-operator\n", "the-operator"), (" ", None)):
+        monkeypatch.setenv("APP_ADMIN_TOKEN", value)
+        assert admin_token() == token
+        assert "the-operator" not in repr(api_settings(Settings()))
+    monkeypatch.delenv("APP_ADMIN_TOKEN")
+    assert admin_token() is None
 
 
 def test_a_free_port_is_bound_and_a_taken_one_is_named() -> None:
@@ -51,7 +64,7 @@ def test_an_http_process_can_be_put_together_without_torch() -> None:
 
 def test_the_parent_can_be_put_together_without_torch_and_pillow() -> None:
     code = (
-        "import sys, app.main, app.api.limits, app.backbones.manifest, app.engine.pool;"
+        "import sys, app.main, app.api.keys, app.backbones.manifest, app.engine.pool;"
         "loaded = {'torch', 'torchvision', 'PIL'} & set(sys.modules); assert not loaded, loaded"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

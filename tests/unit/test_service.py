@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from io import BytesIO
@@ -11,12 +12,19 @@ import pytest
 from PIL import Image
 
 from app.admission import Admission
-from app.errors import DeadlineExceeded, InvalidOption, NoWorker, Overloaded, TooManyPixels
+from app.errors import (
+    DeadlineExceeded,
+    InvalidOption,
+    ModelReplaced,
+    NoWorker,
+    Overloaded,
+    TooManyPixels,
+)
 from app.options import ExplainOptions, PredictOptions
 from app.order import RequestLimits
 from app.service import Service
-from app.types import Answer, Box, Progress
-from tests.fakes import FakeEngine
+from app.types import Answer, Box, Job, JobResult, Progress
+from tests.fakes import CATALOGUE, COLOURS, FakeEngine
 from tests.pictures import encode, make_picture, make_upload
 
 THREADS = ThreadPoolExecutor(2)
@@ -198,3 +206,32 @@ def test_a_map_without_positive_evidence_has_a_blank_picture_and_says_so() -> No
     assert explanation.heatmap is not None
     with Image.open(BytesIO(explanation.heatmap.data)) as picture:
         assert set(picture.convert("RGBA").getchannel("A").tobytes()) == {0}
+
+
+class Switching(FakeEngine):
+    """Has another version of its model whenever a job comes, some times."""
+
+    switches = 1
+
+    async def submit(
+        self, job: Job, on_progress: Callable[[Progress], None] | None = None
+    ) -> JobResult:
+        if not self.switches:
+            return await super().submit(job, on_progress)
+        self.switches -= 1
+        model = COLOURS.model_copy(update={"version": f"sha256:{self.switches}"})
+        self.known = [CATALOGUE.model_copy(update={"models": (model,)})]
+        raise ModelReplaced("gone")
+
+
+def test_a_request_whose_model_is_replaced_under_way_is_answered_by_the_new_version() -> None:
+    engine = Switching()
+    answered = answer(make_upload(), ExplainOptions(), engine)
+    assert answered.model.version == engine.jobs[0].version == "sha256:0"
+
+
+def test_a_request_whose_model_is_replaced_again_and_again_is_told_so() -> None:
+    engine = Switching()
+    engine.switches = 100
+    with pytest.raises(ModelReplaced):
+        answer(make_upload(), PredictOptions(), engine)

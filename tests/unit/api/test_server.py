@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from app.api.server import HttpServer
-from app.errors import Draining
+from app.errors import Draining, LoadFailed
 
 
 def test_the_metrics_page_comes_from_the_parent() -> None:
@@ -47,6 +47,24 @@ def test_once_it_stops_nobody_waits_for_a_page_that_cannot_come() -> None:
         for page in (pages[1], server.scrape()):
             with pytest.raises(Draining):
                 await page
+
+    asyncio.run(scenario())
+
+
+def test_the_parent_loads_models_and_says_why_it_cannot() -> None:
+    async def scenario() -> None:
+        asked: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        server = HttpServer(asked.put_nowait, 1)
+        for error in (None, {"code": "load_failed", "detail": "no weights"}):
+            loading = asyncio.create_task(server.manage("load", "m"))
+            line = await asked.get()
+            assert (line["kind"], line["action"], line["name"]) == ("manage", "load", "m")
+            server.take({"kind": "done", "id": line["id"], "error": error})
+            if error:
+                with pytest.raises(LoadFailed, match="no weights"):
+                    await loading
+            else:
+                await loading
 
     asyncio.run(scenario())
 

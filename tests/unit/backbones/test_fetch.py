@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from http.client import HTTPMessage
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.request import Request
 
 import pytest
 import torch
@@ -133,7 +134,7 @@ def test_a_redirect_to_a_private_address_is_refused(
 
 def test_a_redirect_from_https_to_http_is_refused() -> None:
     handler = fetching._Redirects("example.org")
-    request = fetching.Request("https://example.org/a")
+    request = Request("https://example.org/a")
     with pytest.raises(OSError, match="from https"):
         handler.redirect_request(
             request, io.BytesIO(), 302, "", HTTPMessage(), "http://example.org/a"

@@ -21,7 +21,7 @@ from app.backbones.manifest import Manifest
 from app.backbones.model import Model
 from app.backbones.registry import Registry
 from app.backbones.selfcheck import linear_after_pooling, self_check
-from app.errors import InvalidOption, ManifestError, ModelCheckFailed, ModelNotLoaded
+from app.errors import InvalidOption, ManifestError, ModelCheckFailed, ModelReplaced
 from tests.unit.conftest import MakeModel
 
 CPU = torch.device("cpu")
@@ -337,7 +337,7 @@ def test_a_model_that_fails_keeps_its_reason_and_the_others_are_served(tmp_path:
     assert (bad.state, good.state) == ("failed", "ready")
     assert "nowhere" in str(bad.error)
     assert registry.get("good", str(good.version)).info == good
-    with pytest.raises(ModelNotLoaded):
+    with pytest.raises(ModelReplaced):
         registry.get("bad", "v")
 
 

@@ -3,7 +3,7 @@
 import time
 from dataclasses import replace
 from queue import Queue
-from threading import Thread
+from threading import Event, Thread
 from types import SimpleNamespace
 
 import numpy as np
@@ -65,6 +65,64 @@ def test_rows_of_other_models_and_layers_wait_for_a_batch_of_their_own() -> None
     for job_id, (model, layers) in enumerate([("a", ()), ("b", ()), ("a", ("x",)), ("a", ())]):
         queue.put(make_entry(job_id, model=model, layers=layers))
     assert drain(queue) == [[0, 3], [1], [2]]
+
+
+def test_a_model_in_a_flood_does_not_starve_another_one() -> None:
+    queue = BatchQueue(max_batch_size=2)
+    for job_id in range(6):
+        queue.put(make_entry(job_id, model="flooded"))
+    for job_id in (6, 7):
+        queue.put(make_entry(job_id, model="calm"))
+    batches = queue.batches()
+    taken = []
+    while len(queue):
+        batch = next(batches)
+        taken.append([entry.job_id for entry in batch])
+        if batch[0].job.model == "flooded" and len(taken) < 4:  # it goes on
+            queue.put(make_entry(10 + len(taken), model="flooded"))
+    assert taken[:3] == [[0, 1], [6, 7], [2, 3]]
+
+
+def test_models_take_turns_and_within_a_model_the_oldest_row_goes_first() -> None:
+    queue = BatchQueue(max_batch_size=1)
+    for job_id, model in enumerate("aaabbc"):
+        queue.put(make_entry(job_id, model=model))
+    assert drain(queue) == [[0], [3], [5], [1], [4], [2]]
+
+
+def test_a_version_is_free_once_none_of_its_jobs_waits_or_runs() -> None:
+    queue = BatchQueue(max_batch_size=1)
+    queue.put(make_entry(0))
+    batches = queue.batches()
+    freed = Event()
+
+    def wait() -> None:
+        queue.wait_until_free("m", "other")  # at once
+        queue.wait_until_free("m", "v")
+        freed.set()
+
+    waiter = Thread(target=wait)
+    waiter.start()
+    assert not freed.wait(0.05), "it waits"
+    next(batches)
+    assert not freed.wait(0.05), "it runs"
+    runner = Thread(target=lambda: list(batches))
+    runner.start()
+    assert freed.wait(30)
+    queue.close()
+    runner.join(30)
+    waiter.join(30)
+
+
+def test_a_slow_job_holds_its_version_between_its_steps() -> None:
+    queue = BatchQueue(max_batch_size=1)
+    queue.put(slow_entry(0))
+    batches = queue.batches()
+    for _ in range(3):
+        (entry,) = next(batches)
+        assert queue._holds("m", "v")
+        queue.put(entry)
+        assert queue._holds("m", "v")
 
 
 def test_a_row_that_must_be_alone_shares_with_nobody() -> None:

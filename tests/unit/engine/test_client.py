@@ -11,6 +11,8 @@ import pytest
 from app.engine.client import EngineClient
 from app.engine.wire import Frame, Message, pack, pack_error, pack_progress, pack_result, receive
 from app.errors import (
+    CamserveError,
+    ModelReplaced,
     NonFiniteOutput,
     NoWorker,
     PoisonInput,
@@ -38,8 +40,8 @@ class FakeWorker:
         self.endpoint = str(path)
         self.jobs: asyncio.Queue[Message] = asyncio.Queue()
 
-    async def start(self, *, state: str = "ready") -> "FakeWorker":
-        model = ModelInfo.model_validate({"name": "m", "state": state, "version": "v"})
+    async def start(self, *, state: str = "ready", version: str = "v") -> "FakeWorker":
+        model = ModelInfo.model_validate({"name": "m", "state": state, "version": version})
         catalogue = Catalogue(device="cpu", torch="0", models=(model,), methods=())
         hello = pack({"kind": "catalogue"}, [catalogue.model_dump_json().encode()])
 
@@ -89,8 +91,9 @@ def play(scenario: Scenario, tmp_path: Path) -> None:
         client = EngineClient()
         lives: list[FakeWorker] = []
 
-        async def start(state: str = "ready") -> FakeWorker:
-            worker = await FakeWorker(tmp_path / f"w{len(lives)}").start(state=state)
+        async def start(state: str = "ready", version: str = "v") -> FakeWorker:
+            worker = FakeWorker(tmp_path / f"w{len(lives)}")
+            await worker.start(state=state, version=version)
             lives.append(worker)
             client.use([worker.endpoint])
             await client.heard(30)
@@ -138,14 +141,31 @@ def test_an_error_of_the_worker_is_raised_as_itself(tmp_path: Path) -> None:
     play(scenario, tmp_path)
 
 
-@pytest.mark.parametrize("wish", [{"model": "other"}, {"version": "old"}])
+@pytest.mark.parametrize(
+    ("wish", "error"), [({"model": "other"}, NoWorker), ({"version": "old"}, ModelReplaced)]
+)
 def test_without_a_worker_for_model_and_version_there_is_no_answer(
-    wish: dict[str, str], tmp_path: Path
+    wish: dict[str, str], error: type[CamserveError], tmp_path: Path
 ) -> None:
     async def scenario(client: EngineClient, start: Callable[..., Awaitable[FakeWorker]]) -> None:
         await start()
-        with pytest.raises(NoWorker):
+        with pytest.raises(error):
             await client.submit(make_job(30, **wish))
+
+    play(scenario, tmp_path)
+
+
+def test_a_job_whose_worker_died_learns_that_the_next_one_has_another_version(
+    tmp_path: Path,
+) -> None:
+    async def scenario(client: EngineClient, start: Callable[..., Awaitable[FakeWorker]]) -> None:
+        worker = await start()
+        task = asyncio.create_task(client.submit(make_job()))
+        await worker.next_job()
+        await worker.die()
+        await start(version="w")
+        with pytest.raises(ModelReplaced):
+            await task
 
     play(scenario, tmp_path)
 

@@ -20,7 +20,7 @@ from app.backbones.registry import Registry
 from app.engine.fast import run
 from app.engine.runner import Runner
 from app.engine.worker import execute
-from app.errors import CamserveError, InvalidOption, ModelNotLoaded, NonFiniteOutput
+from app.errors import CamserveError, InvalidOption, ModelReplaced, NonFiniteOutput
 from app.explain.registry import methods
 from app.types import Job, JobResult
 
@@ -324,7 +324,7 @@ def test_a_runner_serves_what_it_has_loaded_and_says_so(
     assert "gradcam" in ready.methods
     assert "chefer" not in ready.methods  # it has no attention
     job = make_job(pictures[0], "top1")
-    with pytest.raises(ModelNotLoaded):
+    with pytest.raises(ModelReplaced):
         runner.run([job])  # of another version
     outcome = runner.run([replace(job, version=str(ready.version))])[0]
     assert not isinstance(outcome, CamserveError)

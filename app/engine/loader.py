@@ -1,0 +1,76 @@
+"""A worker's thread that loads models: first those of the start, then what the parent asks for."""
+
+from collections.abc import Callable, Iterable, Sequence
+from queue import SimpleQueue
+from threading import Thread
+
+from app.backbones.manifest import Manifest
+from app.backbones.registry import Registry
+from app.engine.batching import BatchQueue
+from app.engine.control import Line
+from app.engine.runner import Runner
+from app.errors import CamserveError
+
+
+class Loader:
+    """Changes what a worker serves while it serves.
+
+    Args:
+        registry: the worker's models.
+        runner: warms them up.
+        queue: where jobs of a model that was replaced may still wait.
+        on_change: called whenever something else is served than before.
+        send: a line to the parent.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        runner: Runner,
+        queue: BatchQueue,
+        on_change: Callable[[], None],
+        send: Callable[[Line], None],
+    ) -> None:
+        self._registry = registry
+        self._runner = runner
+        self._queue = queue
+        self._on_change = on_change
+        self._send = send
+        self._lines: SimpleQueue[Line] = SimpleQueue()
+
+    def start(self, names: Sequence[str]) -> None:
+        """Load the models of the start, then obey, in a thread of its own."""
+        Thread(target=self._run, args=(names,), daemon=True).start()
+
+    def listen(self, lines: Iterable[Line]) -> None:
+        """Take what the parent says until it hangs up; one thing after the other is done."""
+        for line in lines:
+            self._lines.put(line)
+
+    def _run(self, names: Sequence[str]) -> None:
+        self._runner.load(names, self._on_change)
+        while True:
+            line = self._lines.get()
+            error = self._obey(line)
+            told = error and {"code": error.code, "detail": error.detail}
+            self._send({"kind": "done", "id": line["id"], "error": told})
+
+    def _obey(self, line: Line) -> CamserveError | None:
+        error = None
+        if line["action"] == "load":
+            manifest = Manifest.model_validate(line["manifest"])
+            error = self._runner.renew(manifest, self._on_change)
+        elif line["action"] == "list":
+            self._registry.enlist(Manifest.model_validate(line["manifest"]))
+        elif line["action"] == "unload":
+            self._registry.unload(line["name"])
+        else:
+            self._registry.forget(line["name"])
+        self._on_change()  # first of all, so that no new job comes for what is let go
+        for name, version in self._registry.retired():
+            Thread(target=self._let_go, args=(name, version), daemon=True).start()
+        return error
+
+    def _let_go(self, name: str, version: str) -> None:
+        self._queue.wait_until_free(name, version)
+        self._registry.release(name, version)
