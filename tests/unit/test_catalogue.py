@@ -177,3 +177,13 @@ def test_top_n_counts_no_more_maps_than_there_are_classes() -> None:
     assert plan(max_maps=3, classes="top9999").classes == ("top9999",)
     with pytest.raises(InvalidOption, match="3 maps; the limit is 2"):
         plan(max_maps=2, classes="top9999")
+
+
+def test_positive_classes_are_as_many_as_there_may_be_maps() -> None:
+    tags = COLOURS.model_copy(update={"activation": "sigmoid"})
+    found = plan(tags, max_maps=2, classes="positive")
+    assert (found.classes, found.maps) == (("positive2",), 2)
+    with pytest.raises(InvalidOption, match="exclusive classes"):
+        plan(classes="positive")
+    with pytest.raises(InvalidOption, match="asks for 3 maps"):
+        plan(tags, max_maps=2, classes="positive,0")

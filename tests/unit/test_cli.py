@@ -4,7 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from torch import nn
+from torchvision import models
 
 from app.cli import main, settings_from
 from tests.pictures import make_upload
@@ -153,3 +156,46 @@ def test_the_version_can_be_asked_for(capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(SystemExit):
         main(["--version"])
     assert capsys.readouterr().out.strip()
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A network of three classes, saved from within DataParallel."""
+    torch.manual_seed(0)
+    net = nn.DataParallel(models.resnet18(num_classes=3))
+    torch.save(net.state_dict(), tmp_path / "my net.v1.pth")
+    return tmp_path / "my net.v1.pth"
+
+
+def test_a_checkpoint_becomes_a_model_that_explains(
+    checkpoint: Path, photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    folder = tmp_path / "models"
+    folder.mkdir()
+    monkeypatch.setenv("APP_MODELS_DIR", str(folder))
+    (tmp_path / "l.txt").write_text("cat\ndog\nbird\n")
+    main(["models", "init", str(checkpoint), "--labels", str(tmp_path / "l.txt")])
+    assert "guessed resnet18 with 3 classes" in capsys.readouterr().out
+    main(["models", "check", "my-net-v1", "--image", str(photo), "-o", str(tmp_path / "o.png")])
+    told = capsys.readouterr().out
+    assert "cut at layer4, a map of 7x7 cells" in told
+    with Image.open(tmp_path / "o.png") as overlay:
+        assert overlay.format == "PNG"
+    main(["explain", str(photo), "--model", "my-net-v1"])
+    assert {"cat", "dog", "bird"} <= set(capsys.readouterr().out.split())
+    assert_fails(capsys, ["models", "init", str(checkpoint)], "exists", "--name")
+
+
+def test_pull_says_that_the_weights_are_here(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["models", "pull", "tiny"])
+    assert "tiny: the weights are here" in capsys.readouterr().out
+    assert_fails(capsys, ["models", "pull", "none"], "no model 'none'", "tiny")
+
+
+def test_init_says_what_is_wrong_with_a_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.pth").write_bytes(b"no")
+    assert_fails(capsys, ["models", "init", str(tmp_path / "a.pth")], "a.pth", "damaged")
+    assert_fails(capsys, ["models", "init", str(tmp_path / "b.pth")], "cannot read b.pth")
