@@ -152,6 +152,7 @@ def test_a_worker_that_is_started_again_has_what_was_loaded_and_not_what_was_unl
         write(folder, "extra", seed=6)  # not asked for yet
         (worker,) = server.children("worker")
         os.kill(worker, signal.SIGKILL)
+        wait_for(lambda: "hung up" in server.log())  # until then, its catalogue is believed
         assert wait_for(lambda: (index(server) or {}).get("extra", ("", ""))[0] == "READY")
         assert version(server, "extra") == loaded
         assert index(server)["switched"] == ("UNAVAILABLE", "unloaded")
