@@ -137,7 +137,7 @@ def test_weights_that_are_larger_than_the_memory_are_refused_with_both_numbers(
     registry = Registry({"m": make_manifest(**weights)}, CPU)
     error = registry.load("m", ready)
     assert isinstance(error, NotEnoughMemory)
-    assert "4 MB" in error.detail
+    assert "8 MB" in error.detail
     assert "1 MB" in error.detail
     meminfo.unlink()  # no such file on this system: it is tried
     assert isinstance(registry.load("m", ready), LoadFailed)
