@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 import app
+from app import console
 from app.cli_models import add_models
 from app.errors import CamserveError, SetupError
 from app.options import ExplainOptions
@@ -121,10 +123,12 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             seed=arguments.seed,
         )
     )
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "evaluation.json").write_text(as_json(figures))
-    (arguments.out / "evaluation.md").write_text(as_table(figures) + "\n")
-    as_plot(figures).save(arguments.out / "evaluation.png")
+    console.make_folder(arguments.out)
+    plot = io.BytesIO()
+    as_plot(figures).save(plot, "PNG")
+    console.write(arguments.out / "evaluation.json", as_json(figures).encode())
+    console.write(arguments.out / "evaluation.md", f"{as_table(figures)}\n".encode())
+    console.write(arguments.out / "evaluation.png", plot.getvalue())
     print(as_table(figures))
 
 
@@ -156,7 +160,7 @@ def _explain(arguments: argparse.Namespace) -> None:
     options = _options(arguments)
     settings = Settings()
     service = _local_service(settings, (options.model or settings.start_model,))
-    answer = asyncio.run(service.answer(_read(arguments.image), options))
+    answer = asyncio.run(service.answer(console.read(arguments.image), options))
     _print(answer)
     if arguments.output:
         _write(answer, arguments.output)
@@ -166,10 +170,7 @@ def _write(answer: Answer, file: Path) -> None:
     overlays = [e.overlay for e in answer.explanations if e.overlay]
     if len(overlays) != 1:
         raise SetupError(f"{len(overlays)} maps do not fit one file: ask for one class, or no -o")
-    try:
-        file.write_bytes(overlays[0].data)
-    except OSError as exc:
-        raise SetupError(f"{file}: {exc.strerror}") from exc
+    console.write(file, overlays[0].data)
     print(f"{file}: {overlays[0].width}x{overlays[0].height}")
 
 
@@ -184,13 +185,6 @@ def _options(arguments: argparse.Namespace) -> ExplainOptions:
     suffix = (arguments.output or Path("x.png")).suffix.lstrip(".").lower()
     image_format = {"jpg": "jpeg"}.get(suffix, suffix)
     return ExplainOptions.model_validate({**given, "output": "overlay", "format": image_format})
-
-
-def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as exc:
-        raise SetupError(f"{file}: {exc.strerror}") from exc
 
 
 def _print(answer: Answer) -> None:

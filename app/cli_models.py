@@ -4,12 +4,12 @@ import argparse
 import asyncio
 import hashlib
 import re
-import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.backbones.manifest import Manifest, read_manifest, read_manifests
+from app import console
+from app.backbones.manifest import find_manifest, read_manifest, read_manifests
 from app.errors import SetupError
 from app.options import ExplainOptions, PredictOptions
 from app.settings import Settings
@@ -63,14 +63,14 @@ def _init(arguments: argparse.Namespace) -> None:
         "family": "torchvision",
         "architecture": found.architecture,
         "weights": weights.name,
-        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "sha256": hashlib.sha256(console.read(weights)).hexdigest(),
     }
     text = "".join(f'{key} = "{value}"\n' for key, value in lines.items())
     text += f"num_classes = {found.num_classes}\n"
     if arguments.labels:
         labels = _bring(arguments.labels, folder, f"{name}-labels{arguments.labels.suffix}")
         text += f'labels = "{labels.name}"\n'
-    file.write_text(text)
+    console.write(file, text.encode())
     read_manifest(file)
     print(
         f"{file}: guessed {found.architecture} with {found.num_classes} classes from the tensors'"
@@ -83,29 +83,29 @@ def _bring(file: Path, folder: Path, name: str) -> Path:
     """A file in the models folder: the one that is there already, or a copy."""
     if file.resolve().parent == folder.resolve():
         return file
-    try:
-        return Path(shutil.copyfile(file, folder / name))
-    except OSError as exc:
-        raise SetupError(f"{file}: {exc.strerror}") from exc
+    console.write(folder / name, console.read(file))
+    return folder / name
 
 
 def _pull(arguments: argparse.Namespace) -> None:
     from app.backbones.family import build
 
-    manifest = _find(arguments.name)
-    build(manifest)
+    settings = Settings()
+    manifest = find_manifest(settings.models_dir, arguments.name)
+    build(manifest, allow_factories=settings.allow_factories)
     print(f"{manifest.name}: the weights are here and fit {manifest.architecture}")
 
 
 def _check(arguments: argparse.Namespace, local_service: "Callable[..., Service]") -> None:
-    manifest = _find(arguments.name)
-    samples = sorted((Settings().models_dir / "samples").glob("*.jpg"))
+    settings = Settings()
+    manifest = find_manifest(settings.models_dir, arguments.name)
+    samples = sorted((settings.models_dir / "samples").glob("*.jpg"))
     image = arguments.image or next(iter(samples), None)
     if image is None:
         raise SetupError("there are no samples: give an --image")
-    service = local_service(Settings(), (manifest.name,))
+    service = local_service(settings, (manifest.name,))
     output = arguments.output or Path(f"{manifest.name}-check.png")
-    answer, seconds = asyncio.run(_measured(service, image.read_bytes()))
+    answer, seconds = asyncio.run(_measured(service, console.read(image)))
     model, (explanation,) = answer.model, answer.explanations
     median = sorted(seconds)[_RUNS // 2] * 1e3
     height, width = explanation.raw.shape
@@ -115,7 +115,7 @@ def _check(arguments: argparse.Namespace, local_service: "Callable[..., Service]
     )
     print(f"{_RUNS} predictions, one by one: {median:.1f} ms in the median")
     assert explanation.overlay is not None  # noqa: S101 - it was asked for
-    output.write_bytes(explanation.overlay.data)
+    console.write(output, explanation.overlay.data)
     print(
         f"{image.name}: {answer.predictions[0].label}, {answer.predictions[0].score:.1%}: {output}"
     )
@@ -130,10 +130,3 @@ async def _timed(service: "Service", picture: bytes) -> float:
     started = time.perf_counter()
     await service.answer(picture, PredictOptions())
     return time.perf_counter() - started
-
-
-def _find(name: str) -> Manifest:
-    manifests = read_manifests(Settings().models_dir)
-    if name not in manifests:
-        raise SetupError(f"there is no model {name!r}; there are {', '.join(manifests)}")
-    return manifests[name]

@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from app.backbones.manifest import Manifest
     from app.backbones.registry import Registry
     from app.engine.runner import Runner
+    from app.engine.worker import Worker
     from app.service import Engine, Service
 
 log = logging.getLogger(__name__)
@@ -186,17 +187,7 @@ def worker_process(control: BlockingControl) -> None:
     worker = Worker(runner.run, runner.run_slowly, runner.catalogue, queue, metrics)
     worker.start(_listen_local(start["endpoint"]))
     control.send({"kind": "listening", "endpoint": start["endpoint"]})
-    counted = set(start["models"])
-
-    def on_change() -> None:
-        worker.announce()
-        ready = {model.name for model in runner.catalogue().models if model.state == "ready"}
-        counted.update(ready)
-        metrics.add(
-            *(("model_ready", model in ready, {"model": model, "process": name})
-              for model in counted)
-        )  # fmt: skip
-
+    on_change = _announcer(worker, runner, metrics, name, start["models"])
     loader = Loader(registry, runner, queue, on_change, control.send)
     loader.start(names)
     listening = Thread(target=loader.listen, args=(control.lines(),), daemon=True)
@@ -205,6 +196,24 @@ def worker_process(control: BlockingControl) -> None:
         if not worker.is_stuck(settings.hang_s):
             control.send({"kind": "alive"})
         listening.join(settings.hang_s / 4)
+
+
+def _announcer(
+    worker: "Worker", runner: "Runner", metrics: Metrics, name: str, expected: Sequence[str]
+) -> Callable[[], None]:
+    """What tells the http processes and the metrics which models are served by a worker."""
+    counted = set(expected)  # those that were ready once, too: their gauge falls to 0
+
+    def announce() -> None:
+        worker.announce()
+        ready = {model.name for model in runner.catalogue().models if model.state == "ready"}
+        counted.update(ready)
+        metrics.add(
+            *(("model_ready", model in ready, {"model": model, "process": name})
+              for model in counted)
+        )  # fmt: skip
+
+    return announce
 
 
 def make_runner(settings: Settings, device: str, threads: int) -> "tuple[Runner, list[str]]":
@@ -226,11 +235,7 @@ def make_registry(
     from app.backbones.registry import Registry
 
     torch.set_num_threads(threads)
-    loading = Loading(
-        precision="fp32" if settings.precision == "auto" else settings.precision,
-        allow_factories=settings.allow_factories,
-    )
-    return Registry(manifests, torch.device(device), loading)
+    return Registry(manifests, torch.device(device), Loading.by(settings))
 
 
 def find_devices(wanted: Sequence[str]) -> list[str]:

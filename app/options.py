@@ -72,8 +72,7 @@ def top(entry: int | str) -> int | None:
     return int(match[1]) if match else None
 
 
-POSITIVE = "positive"
-
+POSITIVE = "positive"  # of ``classes``: all that reach the threshold
 
 ClassName = Annotated[int | str, BeforeValidator(class_name)]
 Whole = Annotated[int, BeforeValidator(whole)]
@@ -123,7 +122,8 @@ class ExplainOptions(PredictOptions):
         Field(
             min_length=1,
             max_length=_MAX_ENTRIES,
-            description="top1, top3, …; an integer is an index; anything else an exact label.",
+            description="top1, top3, …; positive, of independent classes; an integer is an index;"
+            " anything else an exact label.",
         ),
     ] = ("top1",)
     method: Annotated[
@@ -211,13 +211,10 @@ class ExplainOptions(PredictOptions):
         return len({"heatmap", "overlay"}.intersection(self.output))
 
     @property
-    def _maps(self) -> int:
-        return len(self.method) * sum(top(entry) or 1 for entry in self.classes)
-
-    @property
     def asks_for_several(self) -> bool:
         """Whether more than one map is asked for."""
-        return POSITIVE in self.classes or self._maps > 1
+        maps = len(self.method) * sum(top(entry) or 1 for entry in self.classes)
+        return POSITIVE in self.classes or maps > 1
 
     @model_validator(mode="after")
     def _jpeg_is_opaque(self) -> "ExplainOptions":

@@ -31,7 +31,7 @@ sys.path.insert(0, str(ROOT))
 from app.backbones.manifest import Manifest  # noqa: E402 - run from anywhere
 from app.backbones.model import Model  # noqa: E402
 from app.engine.fast import run  # noqa: E402
-from app.engine.slow import run_slowly  # noqa: E402
+from app.engine.slow import finish, run_slowly  # noqa: E402
 from app.explain.superpixels import superpixels  # noqa: E402
 from app.types import Job, Pixels  # noqa: E402
 
@@ -149,9 +149,7 @@ def plain_module() -> nn.Module:
 
 
 def spend(model: Model, job: Job, budget: int) -> None:
-    steps = run_slowly(model, _with_budget(job, budget), SLICE)
-    for _ in steps:
-        pass
+    finish(run_slowly(model, _with_budget(job, budget), SLICE))
 
 
 def _with_budget(job: Job, budget: int) -> Job:

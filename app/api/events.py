@@ -33,8 +33,6 @@ async def _events(work: Work) -> AsyncIterator[bytes]:
     try:
         while not (task.done() and latest.empty()):
             yield await _next(latest, task)
-        while not latest.empty():  # told just before the end
-            yield _event("progress", _as_json(latest.get_nowait()))
         yield _outcome(task)
     finally:
         task.cancel()

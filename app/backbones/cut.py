@@ -8,11 +8,8 @@ The place is found in the traced graph: the last value that is the only one aliv
 cells; poolings before it are walked back, so that VGG's map keeps its own resolution.
 """
 
-import copy
 import inspect
-import operator
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from threading import Lock
 from typing import Any
@@ -20,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from app.backbones.fuse import can_fuse, fuse
+from app.backbones.fuse import can_fuse
 from app.backbones.grid import Grid, read_grid
+from app.backbones.parts import Cut, Trunks, make_head
 from app.errors import ModelCheckFailed
 
 _POOLINGS = (
@@ -30,41 +28,7 @@ _POOLINGS = (
 # While fx traces one model, it replaces nn.Module.__call__ in the whole process: no other may run.
 TRACING = Lock()
 
-LIVE_SHARE = 0.5  # of the cells must have a gradient
-
-
-@dataclass(frozen=True)
-class Cut:
-    """A classifier in two parts.
-
-    ``forward_head`` returns ``(logits, *targets)``; a target is a value to explain: the activations
-    themselves where the cut is clean, else a value inside the head; one for each of ``layers``.
-    """
-
-    layers: tuple[str, ...]
-    grids: tuple[Grid, ...]
-    forward_features: nn.Module
-    forward_head: nn.Module
-
-    @property
-    def is_clean(self) -> bool:
-        """Whether the head takes the explained value itself."""
-        head = self.forward_head
-        if not isinstance(head, fx.GraphModule):
-            return False
-        (output,) = (node for node in head.graph.nodes if node.op == "output")
-        _, *targets = output.args[0]
-        return [target.op for target in targets] == ["placeholder"]
-
-    @property
-    def layer(self) -> str:
-        """The layers' names, with commas between."""
-        return ",".join(self.layers)
-
-    @property
-    def grid(self) -> Grid:
-        """That of the first layer."""
-        return self.grids[0]
+_LIVE_SHARE = 0.5  # of the cells must have a gradient
 
 
 class Cutter:
@@ -93,8 +57,7 @@ class Cutter:
         self._graph, self._outputs = _trace(model)
         self.module = fx.GraphModule(model, self._graph)
         self._grids = _usable(self.module, example)
-        self._fused = fused and can_fuse(example)
-        self._dtype = dtype
+        self._trunks = Trunks(model, dtype, fused=fused and can_fuse(example))
         self._clean = _clean_values(self._graph)
 
     @cached_property
@@ -132,15 +95,9 @@ class Cutter:
         return Cut(
             layers=tuple(map(self._name, targets)),
             grids=tuple(self._grids[target] for target in targets),
-            forward_features=self._make_trunk(nodes, start),
-            forward_head=_head(self._model, nodes, start, targets),
+            forward_features=self._trunks.make(nodes, start),
+            forward_head=make_head(self._model, nodes, start, targets),
         )
-
-    def _make_trunk(self, nodes: list[fx.Node], stop: fx.Node) -> nn.Module:
-        trunk = _trunk(self._model, nodes, stop)
-        if self._fused:
-            trunk = fuse(trunk, self._dtype)
-        return trunk if self._dtype == torch.float32 else _Lowered(trunk, self._dtype)
 
     def _find(self, layer: str) -> fx.Node:
         named = {node.name: node for node in self._grids}
@@ -191,10 +148,10 @@ def _trace(model: nn.Module) -> tuple[fx.Graph, dict[str, fx.Node]]:
     try:
         with TRACING:
             graph = tracer.trace(model, concrete_args=defaults)
+        _forget_others(graph)
     except Exception as exc:
         # What a model does with values that have no value yet can fail in any way.
         raise Untraceable(f"the model cannot be traced by torch.fx: {exc}") from exc
-    _forget_others(graph)
     return graph, tracer.outputs
 
 
@@ -227,7 +184,7 @@ def _usable(module: fx.GraphModule, example: Tensor) -> dict[fx.Node, Grid]:
     return {
         node: grid
         for (node, (grid, _)), gradient in zip(maps.items(), gradients, strict=True)
-        if gradient is not None and live_share(grid.maps(gradient)) >= LIVE_SHARE
+        if is_live(grid, gradient)
     }
 
 
@@ -248,9 +205,11 @@ class _Recorder(fx.Interpreter):
         return value
 
 
-def live_share(gradient: Tensor) -> float:
-    """The share of cells, of [N, C, h, w], that have a gradient."""
-    return float((gradient.abs().amax(dim=1) > 0).float().mean())
+def is_live(grid: Grid, gradient: Tensor | None) -> bool:
+    """Whether a class depends on at least half of a value's cells."""
+    if gradient is None:
+        return False
+    return float(grid.maps(gradient).any(dim=1).float().mean()) >= _LIVE_SHARE
 
 
 def _clean_values(graph: fx.Graph) -> set[fx.Node]:
@@ -267,66 +226,3 @@ def _clean_values(graph: fx.Graph) -> set[fx.Node]:
         if alive == {node} and node.op != "placeholder":
             clean.add(node)
     return clean
-
-
-def _trunk(model: nn.Module, nodes: list[fx.Node], stop: fx.Node) -> fx.GraphModule:
-    graph = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
-    for node in nodes[: nodes.index(stop) + 1]:
-        copies[node] = graph.node_copy(node, copies.__getitem__)
-    graph.output(copies[stop])
-    return _module(model, graph, "Trunk")
-
-
-class _Lowered(nn.Module):
-    """A copy of a trunk that computes in another type."""
-
-    def __init__(self, trunk: fx.GraphModule, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.trunk = copy.deepcopy(trunk).to(dtype)
-        self._dtype = dtype
-
-    def forward(self, x: Tensor) -> Tensor:
-        lowered: Tensor = self.trunk(x.to(self._dtype))
-        return lowered
-
-
-def _head(
-    model: nn.Module, nodes: list[fx.Node], start: fx.Node, targets: Sequence[fx.Node]
-) -> fx.GraphModule:
-    graph = fx.Graph()
-    copies = {start: graph.placeholder("activations")}
-    for node in _after(nodes, start):
-        if node.op == "output":
-            graph.output((copies[node.args[0]], *map(copies.__getitem__, targets)))  # type: ignore[index]
-        else:
-            copies[node] = _out_of_place(model, graph.node_copy(node, copies.__getitem__))
-    return _module(model, graph, "Head")
-
-
-def _module(model: nn.Module, graph: fx.Graph, name: str) -> fx.GraphModule:
-    """A module that shares the model's parameters and holds nothing it does not use."""
-    module = fx.GraphModule(model, graph, name)
-    module.graph.eliminate_dead_code()
-    module.recompile()
-    return module
-
-
-def _after(nodes: list[fx.Node], start: fx.Node) -> Iterator[fx.Node]:
-    """What the head needs: all that follows the cut, and the parameters fetched before it."""
-    index = nodes.index(start)
-    yield from (node for node in nodes[:index] if node.op == "get_attr")
-    yield from nodes[index + 1 :]
-
-
-def _out_of_place(model: nn.Module, node: fx.Node) -> fx.Node:
-    """The head must not overwrite values whose gradient is asked for."""
-    if node.op == "call_module":
-        module = model.get_submodule(str(node.target))
-        if hasattr(module, "inplace"):
-            module.inplace = False  # type: ignore[assignment]
-    if node.target is operator.iadd:
-        node.target = operator.add
-    if node.kwargs.get("inplace"):
-        node.kwargs = {**node.kwargs, "inplace": False}
-    return node

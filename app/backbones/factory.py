@@ -23,15 +23,13 @@ def build(manifest: Manifest) -> nn.Module:
     Raises:
         ManifestError: naming what is wrong with it.
     """
-    file, _, function = manifest.architecture.partition(":")
-    path = (manifest.path.parent / file).resolve()
+    path, function = manifest.factory
     if not function or not path.is_relative_to(manifest.path.parent.resolve()):
         raise _wrong(manifest, "must be 'FILE.py:FUNCTION', a file in the models folder")
-    arguments = {} if manifest.num_classes is None else {"num_classes": manifest.num_classes}
     try:
-        model = _function(path, function)(**arguments)
+        model = _function(path, function)(**manifest.arguments)
     except Exception as exc:  # it is the operator's code: it may do anything
-        raise _wrong(manifest, f"{file} failed: {type(exc).__name__}: {exc}") from exc
+        raise _wrong(manifest, f"{path.name} failed: {type(exc).__name__}: {exc}") from exc
     if not isinstance(model, nn.Module):
         raise _wrong(manifest, f"{function} returned a {type(model).__name__}, not an nn.Module")
     return model

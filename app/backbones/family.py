@@ -18,13 +18,22 @@ _FAMILIES: dict[str, ModuleType] = {
 }
 
 
-def build(manifest: Manifest) -> nn.Module:
+def build(manifest: Manifest, *, allow_factories: bool) -> nn.Module:
     """The model with its weights: new ones are the same for the same seed.
+
+    Args:
+        manifest: which.
+        allow_factories: whether the operator's own Python may build it.
 
     Raises:
         ManifestError: the manifest asks for what cannot be.
         ModelCheckFailed: the weights cannot be had, or are not those of this model.
     """
+    if manifest.family == "factory" and not allow_factories:
+        raise ManifestError(
+            f"{manifest.file}: family: it runs Python of its own; APP_ALLOW_FACTORIES=true allows"
+            " that"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(manifest.seed)
         model: nn.Module = _FAMILIES[manifest.family].build(manifest)

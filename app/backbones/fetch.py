@@ -6,7 +6,6 @@ A download that was cut goes on where it stopped; the file appears in its place 
 import fcntl
 import hashlib
 import ipaddress
-import logging
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,8 +19,6 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 import torch.hub
 
 from app.errors import ModelCheckFailed
-
-log = logging.getLogger(__name__)
 
 _TIMEOUT_S = 20  # without a byte
 _CHUNK = 2**20

@@ -33,21 +33,29 @@ _ADDITIONS = (operator.add, operator.iadd, torch.add)
 _NOTHING = (nn.Dropout, nn.Dropout2d, nn.Identity)  # in eval mode
 
 
+# By convolution, norm, and an input's shape without its rows: trunks of one model share them.
+Packed = dict[tuple[nn.Conv2d, nn.BatchNorm2d | None, torch.Size], "_Weights"]
+
+
 def can_fuse(example: Tensor) -> bool:
     """Whether this device and this build of torch have the steps for it."""
     return example.device.type == "cpu" and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 
 
-def fuse(trunk: fx.GraphModule, dtype: torch.dtype = torch.float32) -> fx.GraphModule:
+def fuse(
+    trunk: fx.GraphModule, dtype: torch.dtype = torch.float32, packed: Packed | None = None
+) -> fx.GraphModule:
     """Fuse the convolutions of a trunk with what follows them.
 
     Args:
         trunk: in eval mode, parameters frozen. It is left as it is.
         dtype: in which the convolutions compute.
+        packed: the convolutions that other trunks of the model have; new ones are added.
 
     Returns:
         A module of the same inputs and outputs, for use without gradients.
     """
+    packed = {} if packed is None else packed
     graph = fx.Graph()
     graph.output(graph.graph_copy(trunk.graph, {}))
     fused = fx.GraphModule(trunk, graph, "FusedTrunk")
@@ -56,7 +64,7 @@ def fuse(trunk: fx.GraphModule, dtype: torch.dtype = torch.float32) -> fx.GraphM
             _replace(node, node.all_input_nodes[0])
     for node in list(fused.graph.nodes):
         if type(_module(fused, node)) is nn.Conv2d and len(node.args) == 1:
-            _fuse(fused, _chain(fused, node), dtype)
+            _fuse(fused, _chain(fused, node), dtype, packed)
     fused.graph.eliminate_dead_code()
     fused.delete_all_unused_submodules()
     fused.recompile()
@@ -88,14 +96,17 @@ def _chain(module: fx.GraphModule, conv: fx.Node) -> _Chain:
     return chain
 
 
-def _fuse(module: fx.GraphModule, chain: _Chain, dtype: torch.dtype) -> None:
+def _fuse(module: fx.GraphModule, chain: _Chain, dtype: torch.dtype, packed: Packed) -> None:
     conv = module.get_submodule(str(chain.conv.target))
     assert isinstance(conv, nn.Conv2d)  # noqa: S101 - for the type checker
     if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
         return
     name = f"fused_{chain.conv.name}"
     x = chain.conv.all_input_nodes[0]
-    module.add_submodule(name, _Conv(conv, chain.norm, chain.activation, x.meta["shape"], dtype))
+    key = (conv, chain.norm, x.meta["shape"][1:])
+    if key not in packed:
+        packed[key] = _Weights(conv, chain.norm, x.meta["shape"], dtype)
+    module.add_submodule(name, _Conv(packed[key], chain.activation))
     inputs = (x, chain.other) if chain.other else (x,)
     with module.graph.inserting_before(chain.last if chain.other else chain.conv):
         fused = module.graph.call_module(name, inputs)
@@ -103,8 +114,8 @@ def _fuse(module: fx.GraphModule, chain: _Chain, dtype: torch.dtype) -> None:
     _replace(chain.last, fused)
 
 
-class _Conv(nn.Module):
-    """A convolution with its batch norm inside, and what comes behind it.
+class _Weights:
+    """Those of a convolution, with its batch norm inside, laid out for the processor.
 
     oneDNN wants another layout for one row than for several; the wrong one costs more than it
     saves, so both are kept.
@@ -114,17 +125,27 @@ class _Conv(nn.Module):
         self,
         conv: nn.Conv2d,
         norm: nn.BatchNorm2d | None,
-        activation: str | None,
         shape: Sequence[int],  # of an input
         dtype: torch.dtype,
     ) -> None:
-        super().__init__()
         weight, bias = (t if t is None else t.detach().to(dtype) for t in _absorb(conv, norm))
         self._how = (conv.padding, conv.stride, conv.dilation, conv.groups)
         self._one_row, self._rows = (
             _pack(weight, *self._how, (rows, *shape[1:])) for rows in (1, _MANY)
         )
         self._bias = bias
+
+    def arguments(self, rows: int) -> tuple[object, ...]:
+        """What a convolution of so many rows is called with."""
+        return (self._one_row if rows == 1 else self._rows, self._bias, *self._how)
+
+
+class _Conv(nn.Module):
+    """A convolution, and what comes behind it."""
+
+    def __init__(self, weights: _Weights, activation: str | None) -> None:
+        super().__init__()
+        self.weights = weights
         self._activation = activation
 
     def __deepcopy__(self, _memo: object) -> "_Conv":
@@ -132,8 +153,7 @@ class _Conv(nn.Module):
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
         """[N, C, H, W] → [N, K, h, w]; ``other``, of the shape of the result, is added."""
-        weight = self._one_row if len(x) == 1 else self._rows
-        what = (weight, self._bias, *self._how)
+        what = self.weights.arguments(len(x))
         result: Tensor = (
             _convolve(x, *what, self._activation or "none", [], "")
             if other is None

@@ -12,8 +12,9 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor, nn
 
-from app.backbones.cut import LIVE_SHARE, Cut, live_share
+from app.backbones.cut import is_live
 from app.backbones.grid import Grid, read_grid
+from app.backbones.parts import Cut
 from app.errors import ModelCheckFailed
 
 
@@ -39,9 +40,7 @@ class HookedCutter:
         layers = {}
         for (name, value), gradient in zip(values.items(), found, strict=True):
             grid = read_grid(value, self._example)
-            if grid is None or gradient is None:
-                continue
-            if live_share(grid.maps(gradient)) >= LIVE_SHARE:
+            if grid and is_live(grid, gradient):
                 layers[name] = grid
         return layers
 

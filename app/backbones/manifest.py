@@ -74,6 +74,17 @@ class Manifest(BaseModel):
         return self.weights if self.weights.startswith(_URLS) else None
 
     @property
+    def arguments(self) -> dict[str, int]:
+        """What the architecture's constructor is called with."""
+        return {} if self.num_classes is None else {"num_classes": self.num_classes}
+
+    @property
+    def factory(self) -> tuple[Path, str]:
+        """Of ``FILE.py:FUNCTION``: where the file is, and the function in it."""
+        file, _, function = self.architecture.partition(":")
+        return (self.path.parent / file).resolve(), function
+
+    @property
     def is_published(self) -> bool:
         """Whether ``weights`` is a name that the family's library knows."""
         return not (self.weights == "random" or self.weights_file or self.weights_url)
@@ -116,9 +127,11 @@ class Manifest(BaseModel):
         return tuple(line.strip() for line in text.splitlines() if line.strip())
 
     def version(self) -> str:
-        """A content hash: changes with the manifest, its labels or its weights."""
+        """A content hash: changes with the manifest, its labels, its weights or its code."""
         digest = hashlib.sha256(self.model_dump_json().encode())
         digest.update("\n".join(self.read_labels() or ()).encode())
+        if self.family == "factory" and self.factory[0].is_file():
+            digest.update(self.factory[0].read_bytes())
         return f"sha256:{digest.hexdigest()}"
 
 
@@ -154,6 +167,20 @@ def read_manifests(folder: Path) -> dict[str, Manifest]:
     if not manifests:
         raise ManifestError(f"{folder}: no model manifests (*.toml) there; see APP_MODELS_DIR")
     return manifests
+
+
+def find_manifest(folder: Path, name: str) -> Manifest:
+    """The manifest of a model.
+
+    Raises:
+        ManifestError: a manifest cannot be read, or none has that name.
+    """
+    manifests = read_manifests(folder)
+    if name not in manifests:
+        raise ManifestError(
+            f"no manifest named {name!r} in {folder}; there are {', '.join(manifests)}"
+        )
+    return manifests[name]
 
 
 def _json_labels(content: object) -> tuple[str, ...]:

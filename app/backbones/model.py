@@ -5,23 +5,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from threading import Lock
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from app.backbones.cut import Cut, Cutter, Untraceable
+from app.backbones.cut import Cutter, Untraceable
 from app.backbones.family import build, labels, preprocess
 from app.backbones.hooked import HookedCutter
 from app.backbones.manifest import Manifest
+from app.backbones.parts import Cut
 from app.backbones.rewire import attend, guided, has_attention, has_relu
-from app.backbones.selfcheck import check_precision, linear_after_pooling, self_check
-from app.errors import InvalidOption, ManifestError, ModelCheckFailed
+from app.backbones.selfcheck import check_precision, self_check
+from app.errors import InvalidOption, ModelCheckFailed
 from app.types import LayerInfo, ModelInfo, Pixels, Precision, Preprocess
+
+if TYPE_CHECKING:
+    from app.settings import Settings
 
 log = logging.getLogger(__name__)
 
 _EXAMPLES = 4
+_MAX_CUTS = 64
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -38,12 +44,22 @@ class Loading:
     fused: bool = True
     allow_factories: bool = False
 
+    @classmethod
+    def by(cls, settings: "Settings") -> "Loading":
+        """As the operator set it."""
+        return cls(
+            precision="fp32" if settings.precision == "auto" else settings.precision,
+            allow_factories=settings.allow_factories,
+        )
+
 
 DEFAULTS = Loading()
 
 
 class Model:
-    """A resident model. Frozen parameters, eval mode, no hooks: safe to use from any thread.
+    """A resident model. Frozen parameters, eval mode: safe to use from any thread.
+
+    It has no hooks, unless it cannot be traced (``hooked.py``).
 
     Args:
         manifest: what to load.
@@ -58,13 +74,8 @@ class Model:
     def __init__(
         self, manifest: Manifest, device: torch.device, loading: Loading = DEFAULTS
     ) -> None:
-        if manifest.family == "factory" and not loading.allow_factories:
-            raise ManifestError(
-                f"{manifest.file}: family: it runs Python of its own; APP_ALLOW_FACTORIES=true"
-                " allows that"
-            )
         self.module: nn.Module = (
-            build(manifest)
+            build(manifest, allow_factories=loading.allow_factories)
             .eval()
             .requires_grad_(False)
             .to(device)
@@ -77,10 +88,10 @@ class Model:
         self.threshold = manifest.threshold
         self.activation = manifest.activation
         self.precision: Precision = manifest.precision or loading.precision
+        self.follows_weights = not loading.fused and self.precision == "fp32"
         example = self._examples()[:1]
         self._cutter = self._make_cutter(manifest, example, fused=loading.fused)
         self._cuts: dict[tuple[str, ...], Cut] = {}
-        self._linear: dict[tuple[str, ...], Tensor | None] = {}
         self._lock = Lock()
         self.layer = self._layer(manifest)
         num_classes = self_check(self.module, self.cut(), example, self._tolerance)
@@ -90,19 +101,16 @@ class Model:
         self.info = self._describe(manifest)
 
     def cut(self, *layers: str) -> Cut:
-        """The cut at some layers, or the model's own; made once and kept.
+        """The cut at some layers, or the model's own; the latest are kept.
 
         Raises:
             InvalidOption: there is no such layer.
         """
         with self._lock:
             if layers not in self._cuts:
-                try:
-                    self._cuts[layers] = self._cutter.cut(*(layers or (self.layer,)))
-                except KeyError as exc:
-                    raise InvalidOption(
-                        f"layer: {exc.args[0]!r} is no layer of this model that holds a map"
-                    ) from exc
+                self._cuts[layers] = self._make_cut(*(layers or (self.layer,)))
+            if len(self._cuts) > _MAX_CUTS:  # callers choose layers, and combine them
+                del self._cuts[next(asked for asked in self._cuts if asked)]
             return self._cuts[layers]
 
     @cached_property
@@ -120,12 +128,6 @@ class Model:
         """[N, classes] → the same: of exclusive classes, or of each for itself."""
         return logits.sigmoid() if self.activation == "sigmoid" else logits.softmax(dim=1)
 
-    def linear(self, cut: Cut) -> Tensor | None:
-        """The head's weight, [classes, C], where that is average pooling and one linear layer."""
-        if cut.layers not in self._linear:
-            self._linear[cut.layers] = linear_after_pooling(cut) if cut.is_clean else None
-        return self._linear[cut.layers]
-
     def guided(self, x: Tensor) -> Tensor:
         """The logits, [N, classes], through ReLUs that let no negative gradient pass."""
         return guided(self._graph, x)
@@ -138,6 +140,14 @@ class Model:
         """Pictures, each uint8 [H, W, 3] → float32 [N, 3, H, W], channels last, on the device."""
         batch = torch.from_numpy(np.stack(pictures)).to(self.device)
         return (batch.permute(0, 3, 1, 2).to(torch.float32) - self._mean) * self._scale
+
+    def _make_cut(self, *layers: str) -> Cut:
+        try:
+            return self._cutter.cut(*layers)
+        except KeyError as exc:
+            raise InvalidOption(
+                f"layer: {exc.args[0]!r} is no layer of this model that holds a map"
+            ) from exc
 
     @property
     def _graph(self) -> fx.GraphModule:

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-from app.backbones.cut import Cut
+from app.backbones.parts import Cut
 from app.errors import ModelCheckFailed
 
 _LOGITS_NDIM = 2  # [N, classes]
@@ -95,7 +95,7 @@ def _check_gradient(gradient: Tensor) -> None:
 
 def _check_closed_form(cut: Cut, target: Tensor, gradient: Tensor, top: int) -> None:
     """On global average pooling and one linear layer, Grad-CAM is W[c]·A/(h·w) [identity]."""
-    weight = linear_after_pooling(cut)
+    weight = cut.linear
     if weight is None:
         return
     area = cut.grid.height * cut.grid.width
@@ -105,27 +105,3 @@ def _check_closed_form(cut: Cut, target: Tensor, gradient: Tensor, top: int) -> 
     error = float((ours - closed).abs().max() / closed.abs().max().clamp_min(1e-12))
     if error > _TOLERANCE:
         raise ModelCheckFailed(f"closed form: Grad-CAM differs from W[c]·A/(h·w) by {error:.1e}")
-
-
-def linear_after_pooling(cut: Cut) -> Tensor | None:
-    """The classifier's weight [classes, C] where the head is global average pooling and linear."""
-    head = cut.forward_head
-    if not isinstance(head, fx.GraphModule):
-        return None
-    linear = None
-    for node in head.graph.nodes:
-        if node.op == "call_module":
-            module = head.get_submodule(str(node.target))
-            if isinstance(module, nn.Linear) and linear is None:
-                linear = module.weight
-            elif not isinstance(module, (nn.AdaptiveAvgPool2d, nn.Flatten, nn.Dropout)):
-                return None
-        elif node.op not in {"placeholder", "output"} and not _pools(node):
-            return None
-    return linear
-
-
-def _pools(node: fx.Node) -> bool:
-    if node.target is torch.flatten:
-        return True
-    return node.target == "mean" and tuple(node.args[1:2]) == ([2, 3],)

@@ -1,14 +1,11 @@
-"""timm's models, where timm is installed: ``pip install 'camserve[timm]'``."""
+"""timm's models, where timm is installed."""
 
-import logging
 from typing import Any
 
 from torch import nn
 
 from app.backbones.manifest import Manifest
 from app.errors import ManifestError, ModelCheckFailed
-
-log = logging.getLogger(__name__)
 
 
 def build(manifest: Manifest) -> nn.Module:
@@ -30,11 +27,12 @@ def build(manifest: Manifest) -> nn.Module:
             f"{manifest.file}: weights: 'pretrained', 'random', a .safetensors or .pth file, or a"
             " URL; timm's variants are tags of the architecture"
         )
-    arguments = {} if manifest.num_classes is None else {"num_classes": manifest.num_classes}
-    size = _input_size(manifest, timm)
     try:
         model: nn.Module = timm.create_model(
-            manifest.architecture, pretrained=manifest.is_published, **arguments, **size
+            manifest.architecture,
+            pretrained=manifest.is_published,
+            **manifest.arguments,
+            **_input_size(manifest, timm),
         )
     except (OSError, RuntimeError) as exc:
         raise ModelCheckFailed(
@@ -90,6 +88,6 @@ def _timm(manifest: Manifest) -> Any:  # noqa: ANN401 - an optional import, with
         import timm
     except ImportError as exc:
         raise ManifestError(
-            f"{manifest.file}: family: timm is not installed; pip install 'camserve[timm]'"
+            f"{manifest.file}: family: timm is not installed: .venv/bin/pip install timm"
         ) from exc
     return timm

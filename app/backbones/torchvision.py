@@ -10,13 +10,12 @@ from torchvision import models
 from torchvision.models import WeightsEnum
 
 from app.backbones.manifest import Manifest
+from app.backbones.weights import StateDict
 from app.errors import ManifestError, ModelCheckFailed
 
 log = logging.getLogger(__name__)
 
 _SLOWLY_DRAWN = {"googlenet", "inception_v3"}  # their own way takes half a minute, and warns of it
-
-StateDict = dict[str, torch.Tensor]
 
 
 def build(manifest: Manifest) -> nn.Module:
@@ -32,16 +31,14 @@ def build(manifest: Manifest) -> nn.Module:
             f"{manifest.file}: architecture: torchvision has no classification model"
             f" {manifest.architecture!r}"
         )
-    arguments: dict[str, Any] = {}
-    if manifest.num_classes is not None:
-        arguments["num_classes"] = manifest.num_classes
-    if manifest.architecture in _SLOWLY_DRAWN:
-        arguments["init_weights"] = False
+    quick = {"init_weights": False} if manifest.architecture in _SLOWLY_DRAWN else {}
     entry = _entry(manifest) if manifest.is_published else None
     if entry is not None:
         download(manifest, entry.url)  # reads it with weights_only; what follows finds it cached
     try:
-        model: nn.Module = models.get_model(manifest.architecture, weights=entry, **arguments)
+        model: nn.Module = models.get_model(
+            manifest.architecture, weights=entry, **manifest.arguments, **quick
+        )
     except ValueError as exc:
         raise ManifestError(f"{manifest.file}: num_classes: {exc}") from exc
     return _without_aux(model)

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from app.backbones.cut import Cut
 from app.backbones.model import Model
+from app.backbones.parts import Cut
 from app.explain.registry import Method
 
 _BY_LAYER = ("activations", "gradients")
@@ -65,7 +65,7 @@ class Evidence:
         self.cut = cut
         self.inputs = x
         self._model = model
-        weight = model.linear(cut)
+        weight = cut.linear
         by_autograd = differentiable and weight is None
         with torch.no_grad():
             activations = cut.forward_features(x).float()

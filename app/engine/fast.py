@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from app.backbones.cut import Cut
 from app.backbones.model import Model
+from app.backbones.parts import Cut
 from app.engine.batching import Outcome
 from app.engine.evidence import Evidence, Objectives
 from app.errors import NonFiniteOutput

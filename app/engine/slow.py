@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from app.backbones.cut import Cut
 from app.backbones.model import Model
-from app.engine.batching import SlowRun
+from app.backbones.parts import Cut
+from app.engine.batching import Outcome, SlowRun
 from app.engine.fast import class_indices, finite, place, run
 from app.errors import CamserveError, DeadlineExceeded, InvalidOption
 from app.explain.registry import SlowMethod, slow_methods
@@ -64,6 +64,16 @@ def run_slowly(model: Model, job: Job, slice_rows: int) -> SlowRun:
     return finite(replace(first, maps=maps, timings={**first.timings, **passes}))
 
 
+def finish(steps: SlowRun) -> Outcome:
+    """Take all steps of a slow job, where nothing else waits."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            outcome: Outcome = end.value
+            return outcome
+
+
 def _unfinished(*, late: bool) -> CamserveError:
     if late:
         return DeadlineExceeded("The deadline came before there was any map to show.")
@@ -113,7 +123,7 @@ def _row(model: Model, job: Job, first: JobResult, cut: Cut, slice_rows: int, bu
         ablate=_ablation(cut, start) if cut.is_clean else None,
         logits=torch.from_numpy(first.logits.copy()).to(x.device),
         scores=model.scores,
-        linear=model.linear(cut),
+        linear=cut.linear,
         class_idx=class_indices(job.classes, first.logits, first.scores, model.threshold),
         seed=job.seed,
         budget=budget,

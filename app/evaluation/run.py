@@ -3,12 +3,13 @@
 import sys
 import tomllib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from app.backbones.manifest import read_manifests
-from app.backbones.model import Model
+from app.backbones.manifest import find_manifest
+from app.backbones.model import Loading, Model
 from app.errors import SetupError
 from app.evaluation.evaluate import Figures, evaluate, model_input
 from app.evaluation.questions import fresh, of_folder
@@ -69,10 +70,10 @@ def run_sanity(
     Raises:
         SetupError: there is no such model, or it cannot be loaded.
     """
-    manifests = read_manifests(settings.models_dir)
-    if name not in manifests:
-        raise SetupError(f"no manifest named {name!r} in {settings.models_dir}")
-    model = Model(manifests[name], torch.device("cpu"))
+    manifest = find_manifest(settings.models_dir, name).model_copy(update={"precision": None})
+    # Its weights are about to change, so that its trunk must not hold copies of them.
+    loading = replace(Loading.by(settings), fused=False, precision="fp32")
+    model = Model(manifest, torch.device("cpu"), loading)
     suited = [m for m, info in every_info().items() if model.provides.issuperset(info.needs)]
     chosen = list(methods or suited)
     if unsuited := set(chosen) - set(suited):

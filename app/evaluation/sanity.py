@@ -16,7 +16,7 @@ from torch import nn
 from app.backbones.model import Model
 from app.engine.batching import Outcome
 from app.engine.fast import run
-from app.engine.slow import run_slowly
+from app.engine.slow import finish, run_slowly
 from app.explain.registry import every_info
 from app.imaging.geometry import shrink
 from app.types import Job, JobResult, Map, MethodInfo, Pixels
@@ -58,6 +58,8 @@ def sanity(
         budget: passes for each map.
         on_map: called after each.
     """
+    if not model.follows_weights:
+        raise ValueError("the model's trunk holds copies of its weights")
     classes = [int(_whole(run(model, [_job(p)])[0]).logits.argmax()) for p in pictures]
 
     def maps() -> dict[str, list[Map]]:
@@ -121,13 +123,7 @@ def _job(pixels: Pixels, info: MethodInfo | None = None, index: int = 0, budget:
 def _explain(model: Model, job: Job) -> Outcome:
     if not job.slow:
         return run(model, [job])[0]
-    steps = run_slowly(model, job, _SLICE)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            outcome: Outcome = end.value
-            return outcome
+    return finish(run_slowly(model, job, _SLICE))
 
 
 def _whole(outcome: Outcome) -> JobResult:

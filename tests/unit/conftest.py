@@ -13,6 +13,22 @@ from app.backbones.model import Loading, Model
 MakeModel = Callable[..., Model]
 
 
+def make_manifest(folder: Path = Path(), **keys: object) -> Manifest:
+    """Of a small model with random weights."""
+    return Manifest.model_validate(
+        {
+            "path": folder / "m.toml",
+            "name": "m",
+            "family": "torchvision",
+            "architecture": "shufflenet_v2_x0_5",
+            "weights": "random",
+            "num_classes": 4,
+            "preprocess": {"resize": 64, "crop": 64},
+            **keys,
+        }
+    )
+
+
 def build_model(
     architecture: str,
     num_classes: int | None = None,

@@ -185,12 +185,16 @@ def test_a_checkpoint_becomes_a_model_that_explains(
     main(["explain", str(photo), "--model", "my-net-v1"])
     assert {"cat", "dog", "bird"} <= set(capsys.readouterr().out.split())
     assert_fails(capsys, ["models", "init", str(checkpoint)], "exists", "--name")
+    check = ["models", "check", "my-net-v1"]
+    assert_fails(capsys, check, "no samples", "--image")
+    assert_fails(capsys, [*check, "--image", str(tmp_path / "no.jpg")], "no.jpg", "No such file")
+    assert_fails(capsys, [*check, "--image", str(photo), "-o", "/nowhere/o.png"], "/nowhere")
 
 
 def test_pull_says_that_the_weights_are_here(capsys: pytest.CaptureFixture[str]) -> None:
     main(["models", "pull", "tiny"])
     assert "tiny: the weights are here" in capsys.readouterr().out
-    assert_fails(capsys, ["models", "pull", "none"], "no model 'none'", "tiny")
+    assert_fails(capsys, ["models", "pull", "none"], "no manifest named 'none'", "tiny")
 
 
 def test_init_says_what_is_wrong_with_a_checkpoint(

@@ -1,13 +1,18 @@
 """Models of timm, of the operator's own Python, and such that cannot be traced."""
 
+import io
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
+from PIL import Image
 from safetensors.torch import save_file
+from timm.data.config import resolve_data_config
+from timm.data.transforms_factory import create_transform
 from torch import Tensor, nn
 from torchvision import models
 
@@ -18,11 +23,12 @@ from app.backbones.hooked import HookedCutter
 from app.backbones.manifest import Manifest
 from app.backbones.model import Loading, Model
 from app.backbones.weights import plain_names, read_state
-from app.engine.batching import Outcome, SlowRun
 from app.engine.fast import run
-from app.engine.slow import run_slowly
+from app.engine.slow import finish, run_slowly
 from app.errors import ManifestError, ModelCheckFailed
+from app.evaluation.evaluate import model_input
 from app.types import Job, JobResult
+from tests.unit.conftest import make_manifest
 
 CPU = torch.device("cpu")
 
@@ -61,15 +67,6 @@ def explained(model: Model, *classes: int | str) -> JobResult:
     return outcome
 
 
-def outcome_of(steps: SlowRun) -> Outcome:
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            outcome: Outcome = end.value
-            return outcome
-
-
 @pytest.mark.parametrize("architecture", TIMM)
 def test_a_model_of_timm_is_cut_at_its_last_map_and_its_classes_differ(architecture: str) -> None:
     crop: dict[str, Any] = (
@@ -82,6 +79,20 @@ def test_a_model_of_timm_is_cut_at_its_last_map_and_its_classes_differ(architect
     one, other = (explained(model, index).maps[0].values for index in (3, 7))
     assert np.ptp(one) > 0
     assert np.abs(one - other).max() > 1e-3 * np.abs(one).max()
+
+
+@pytest.mark.parametrize(
+    "architecture", ["resnet18", "vit_tiny_patch16_224", "convnext_tiny", "swinv2_cr_tiny_ns_224"]
+)
+def test_the_input_is_that_of_timms_own_transforms(architecture: str) -> None:
+    manifest = make_manifest(family="timm", architecture=architecture, preprocess={})
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 420, 3), np.uint8))
+    config = resolve_data_config({}, model=timm.create_model(architecture))  # type: ignore[no-untyped-call]
+    expected = create_transform(**config, normalize=False)(picture)
+    upload = io.BytesIO()
+    picture.save(upload, "PNG")
+    ours, _ = model_input(preprocess(manifest), upload.getvalue())
+    np.testing.assert_array_equal(ours.transpose(2, 0, 1), np.asarray(expected))
 
 
 def test_preprocessing_and_labels_are_those_of_timms_configuration() -> None:
@@ -110,6 +121,15 @@ def test_a_factory_builds_a_model_where_that_is_allowed(tmp_path: Path) -> None:
     keys = {"family": "factory", "architecture": "net.py:make", "num_classes": 3}
     model = make(tmp_path, Loading(allow_factories=True), **keys)
     assert (model.labels, model.layer) == (("class 0", "class 1", "class 2"), "conv5")
+
+
+def test_a_factory_with_other_code_is_another_version(tmp_path: Path) -> None:
+    def version(code: str) -> str:
+        (tmp_path / "net.py").write_text(code)
+        keys = {"family": "factory", "architecture": "net.py:make"}
+        return make_manifest(tmp_path, **keys).version()
+
+    assert version("x = 1") == version("x = 1") != version("x = 2")
 
 
 class Deciding(nn.Module):
@@ -172,7 +192,7 @@ def test_a_hooked_model_takes_slow_methods(tmp_path: Path) -> None:
     model = make(tmp_path, Loading(allow_factories=True), **keys)
     assert not model.info.traced
     steps = run_slowly(model, job(model, "top1", methods=("gradcam", "rise", "saliency")), 4)
-    assert isinstance(outcome_of(steps), JobResult)
+    assert isinstance(finish(steps), JobResult)
 
 
 # Heads of independent classes, and precision
@@ -194,7 +214,7 @@ def test_positive_classes_are_those_above_the_threshold() -> None:
     model.threshold = 0.999
     assert explained(model, "positive16").maps == ()
     steps = run_slowly(model, job(model, "positive16", methods=("rise",)), 4)
-    outcome = outcome_of(steps)
+    outcome = finish(steps)
     assert isinstance(outcome, JobResult)
     assert outcome.maps == ()
 

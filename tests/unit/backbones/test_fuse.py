@@ -6,6 +6,7 @@ from torch import Tensor, fx, nn
 
 from app.backbones.cut import Cutter
 from app.backbones.fuse import fuse
+from app.backbones.parts import Cut
 from tests.unit.conftest import MakeModel
 
 
@@ -149,9 +150,24 @@ def test_sums_that_are_not_what_they_seem_are_right(module: nn.Module) -> None:
 )
 def test_a_model_is_served_by_its_fused_trunk(architecture: str, make_model: MakeModel) -> None:
     model = make_model(architecture)
-    names = [name for name, _ in model.cut().forward_features.named_children()]
-    assert any(name.startswith("fused_") for name in names)
-    assert not any("_1_0" in name and "bn" in name for name in names)
+    trunk = model.cut().forward_features
+    assert not any(type(module) is nn.Conv2d for module in trunk.modules())
+    before = {"densenet121": 58 + 3 + 1}  # norms that stand before their convolution
+    norms = sum(isinstance(module, nn.BatchNorm2d) for module in trunk.modules())
+    assert norms == before.get(architecture, 0)
+
+
+def test_trunks_of_one_model_share_their_packed_weights(make_model: MakeModel) -> None:
+    model = make_model("resnet18")
+    own, other = (packed(model.cut(*layers)) for layers in ((), ("layer3",)))
+    assert other
+    assert other.items() <= own.items()
+
+
+def packed(cut: Cut) -> dict[str, int]:
+    """The identity of each convolution's weights."""
+    parts = cut.forward_features.named_children()
+    return {name: id(part.weights) for name, part in parts if name.startswith("fused_")}
 
 
 def test_the_model_itself_is_left_as_it_was(make_model: MakeModel) -> None:

@@ -4,7 +4,6 @@ import hashlib
 import io
 import pickle
 import re
-import time
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -125,10 +124,8 @@ def write(folder: Path, keys: Mapping[str, object]) -> Path:
 
 def refusal(manifest: Path, *, allow: bool = False) -> str:
     """The one line with which the model is refused."""
-    started = time.monotonic()
     with pytest.raises(SetupError) as caught:
         Model(read_manifest(manifest), torch.device("cpu"), Loading(allow_factories=allow))
-    assert time.monotonic() - started < 5  # it is what is promised, and takes milliseconds
     assert "\n" not in caught.value.detail.strip()
     return caught.value.detail
 

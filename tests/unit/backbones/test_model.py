@@ -15,31 +15,16 @@ from torch import Tensor, fx, nn
 from torchvision import models, transforms
 
 from app.backbones import torchvision as tv
-from app.backbones.cut import Cut, Cutter
+from app.backbones.cut import Cutter
 from app.backbones.family import build, labels, preprocess
-from app.backbones.manifest import Manifest
 from app.backbones.model import Model
+from app.backbones.parts import Cut
 from app.backbones.registry import Registry
-from app.backbones.selfcheck import linear_after_pooling, self_check
+from app.backbones.selfcheck import self_check
 from app.errors import InvalidOption, ManifestError, ModelCheckFailed, ModelReplaced
-from tests.unit.conftest import MakeModel
+from tests.unit.conftest import MakeModel, make_manifest
 
 CPU = torch.device("cpu")
-
-
-def make_manifest(folder: Path, **keys: object) -> Manifest:
-    return Manifest.model_validate(
-        {
-            "path": folder / "m.toml",
-            "name": "m",
-            "family": "torchvision",
-            "architecture": "shufflenet_v2_x0_5",
-            "weights": "random",
-            "num_classes": 4,
-            "preprocess": {"resize": 64, "crop": 64},
-            **keys,
-        }
-    )
 
 
 def write_weights(folder: Path, state: dict[str, Tensor]) -> dict[str, str]:
@@ -66,7 +51,9 @@ def test_weights_from_a_file_are_the_models_weights(
 
 def test_random_weights_are_the_same_for_the_same_seed_and_leave_no_trace(tmp_path: Path) -> None:
     before = torch.random.get_rng_state()
-    one, same, other = (build(make_manifest(tmp_path, seed=seed)) for seed in (1, 1, 2))
+    one, same, other = (
+        build(make_manifest(tmp_path, seed=seed), allow_factories=False) for seed in (1, 1, 2)
+    )
     assert torch.equal(before, torch.random.get_rng_state())
     weights = [next(model.parameters()) for model in (one, same, other)]
     assert torch.equal(weights[0], weights[1])
@@ -247,8 +234,7 @@ def test_a_head_of_pooling_and_one_linear_layer_is_recognised() -> None:
     head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(), linear)
     model = Pooled(head)
     cut, example = cut_of(model)
-    weight = linear_after_pooling(cut)
-    assert weight is linear.weight
+    assert cut.linear is linear.weight
     assert self_check(model, cut, example) == 4
 
 
@@ -260,7 +246,7 @@ def test_a_head_of_pooling_and_one_linear_layer_is_recognised() -> None:
     ],
 )
 def test_other_heads_are_not_taken_for_one(head: nn.Module) -> None:
-    assert linear_after_pooling(cut_of(Pooled(head))[0]) is None
+    assert cut_of(Pooled(head))[0].linear is None
 
 
 def test_a_head_that_is_not_the_models_is_refused() -> None:

@@ -11,23 +11,9 @@ from app.backbones.manifest import Manifest
 from app.backbones.model import Model
 from app.backbones.registry import Registry
 from app.errors import LoadFailed, ModelReplaced, NotEnoughMemory
+from tests.unit.conftest import make_manifest
 
 CPU = torch.device("cpu")
-
-
-def make_manifest(**keys: object) -> Manifest:
-    return Manifest.model_validate(
-        {
-            "path": Path("m.toml"),
-            "name": "m",
-            "family": "torchvision",
-            "architecture": "shufflenet_v2_x0_5",
-            "weights": "random",
-            "num_classes": 4,
-            "preprocess": {"resize": 64, "crop": 64},
-            **keys,
-        }
-    )
 
 
 def ready(_model: Model) -> None:
@@ -133,8 +119,8 @@ def test_weights_that_are_larger_than_the_memory_are_refused_with_both_numbers(
     meminfo.write_text("MemTotal:  9000 kB\nMemAvailable:   1000 kB\n")
     monkeypatch.setattr(memory, "_MEMINFO", meminfo)
     (tmp_path / "w.safetensors").write_bytes(bytes(2_000_000))
-    weights = {"weights": "w.safetensors", "sha256": "0" * 64, "path": tmp_path / "m.toml"}
-    registry = Registry({"m": make_manifest(**weights)}, CPU)
+    manifest = make_manifest(tmp_path, weights="w.safetensors", sha256="0" * 64)
+    registry = Registry({"m": manifest}, CPU)
     error = registry.load("m", ready)
     assert isinstance(error, NotEnoughMemory)
     assert "8 MB" in error.detail

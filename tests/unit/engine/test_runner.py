@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from app.backbones.cut import Cutter
-from app.backbones.manifest import Manifest
 from app.backbones.model import Loading, Model
 from app.backbones.registry import Registry
 from app.engine.fast import run
@@ -23,27 +22,17 @@ from app.engine.worker import execute
 from app.errors import CamserveError, InvalidOption, ModelReplaced, NonFiniteOutput
 from app.explain.registry import methods
 from app.types import Job, JobResult
+from tests.unit.conftest import make_manifest
 
 SIDE = 96
 
 
-def make_manifest(folder: Path, architecture: str = "shufflenet_v2_x0_5") -> Manifest:
-    return Manifest.model_validate(
-        {
-            "path": folder / "m.toml",
-            "name": "m",
-            "family": "torchvision",
-            "architecture": architecture,
-            "weights": "random",
-            "num_classes": 10,
-            "preprocess": {"resize": SIDE, "crop": SIDE},
-        }
-    )
+PICTURED: dict[str, Any] = {"num_classes": 10, "preprocess": {"resize": SIDE, "crop": SIDE}}
 
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    return Model(make_manifest(Path()), torch.device("cpu"))
+    return Model(make_manifest(**PICTURED), torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -215,9 +204,9 @@ def test_the_gradient_of_a_linear_head_is_that_of_autograd(
     by = ("gradcam", "gradcam_plusplus", "layercam", "finercam", "eigengradcam")
     jobs = [make_job(pixels, 3, "top2", methods=by) for pixels in pictures[:3]]
     closed = results(model, [*jobs, make_job(pictures[3])])
-    assert model.linear(model.cut()) is not None
-    assert model.linear(model.cut("stage4")) is None
-    monkeypatch.setattr(model, "linear", lambda _cut: None)
+    assert model.cut().linear is not None
+    assert model.cut("stage4").linear is None
+    monkeypatch.setitem(vars(model.cut()), "linear", None)
     for ours, expected in zip(closed, results(model, [*jobs, make_job(pictures[3])]), strict=True):
         assert_same(ours, expected)
 
@@ -276,7 +265,7 @@ def test_a_row_with_numbers_that_are_not_finite_fails_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Unfused, for oneDNN's ReLU makes 0 of NaN; no finite picture gives NaN in a float32 trunk.
-    model = Model(make_manifest(Path()), torch.device("cpu"), Loading(fused=False))
+    model = Model(make_manifest(**PICTURED), torch.device("cpu"), Loading(fused=False))
     good = results(model, [make_job(pictures[0], 1)])[0]
     normalize = model.normalize
 
@@ -310,7 +299,7 @@ def test_a_runner_serves_what_it_has_loaded_and_says_so(
     tmp_path: Path,
     pictures: NDArray[Any],
 ) -> None:
-    registry = Registry({"m": make_manifest(tmp_path)}, torch.device("cpu"))
+    registry = Registry({"m": make_manifest(tmp_path, **PICTURED)}, torch.device("cpu"))
     runner = Runner(registry, max_batch_size=2)
     changes = []
     names = registry.expect(["m", "nobody"])

@@ -1,6 +1,7 @@
 """The model-randomisation test."""
 
 import numpy as np
+import pytest
 
 from app.evaluation.sanity import STAGES, Sanity, sanity
 from app.types import Pixels
@@ -22,6 +23,12 @@ def test_maps_change_as_the_layers_forget() -> None:
     for row in found:
         assert len(row.correlations) == len(STAGES) + 1
         assert max(row.correlations) < 0.999
+
+
+def test_a_trunk_that_would_remember_is_refused() -> None:
+    model = build_model("resnet18", num_classes=10, side=96, fused=True)
+    with pytest.raises(ValueError, match="copies of its weights"):
+        sanity(model, ["gradcam"], pictures(), 16, lambda: None)
 
 
 def test_what_stays_the_same_fails() -> None:

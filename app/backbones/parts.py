@@ -1,0 +1,165 @@
+"""The two parts of a classifier that was cut in two."""
+
+import copy
+import operator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, fx, nn
+
+from app.backbones.fuse import Packed, fuse
+from app.backbones.grid import Grid
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A classifier in two parts.
+
+    ``forward_head`` returns ``(logits, *targets)``; a target is a value to explain: the activations
+    themselves where the cut is clean, else a value inside the head; one for each of ``layers``.
+    """
+
+    layers: tuple[str, ...]
+    grids: tuple[Grid, ...]
+    forward_features: nn.Module
+    forward_head: nn.Module
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether the head takes the explained value itself."""
+        head = self.forward_head
+        if not isinstance(head, fx.GraphModule):
+            return False
+        (output,) = (node for node in head.graph.nodes if node.op == "output")
+        _, *targets = output.args[0]
+        return [target.op for target in targets] == ["placeholder"]
+
+    @cached_property
+    def linear(self) -> Tensor | None:
+        """The head's weight, [classes, C], where that is average pooling and one linear layer."""
+        head = self.forward_head
+        clean = isinstance(head, fx.GraphModule) and self.is_clean
+        return _linear_after_pooling(head) if clean else None  # type: ignore[arg-type]
+
+    @property
+    def layer(self) -> str:
+        """The layers' names, with commas between."""
+        return ",".join(self.layers)
+
+    @property
+    def grid(self) -> Grid:
+        """That of the first layer."""
+        return self.grids[0]
+
+
+class Trunks:
+    """Makes the trunks of one model; what they need beside its own weights, they share.
+
+    Args:
+        model: in eval mode, its parameters frozen.
+        dtype: in which trunks compute.
+        fused: whether they are rewritten for speed.
+    """
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype, *, fused: bool) -> None:
+        self._model = model
+        self._dtype = dtype
+        self._fused = fused
+        self._packed: Packed = {}
+        self._copies: dict[int, object] = {}  # of modules in that type, by the originals' ids
+
+    def make(self, nodes: list[fx.Node], stop: fx.Node) -> nn.Module:
+        """From the input to a value: [N, 3, H, W] in float32 → that value, in ``dtype``."""
+        trunk = _trunk(self._model, nodes, stop)
+        if self._fused:
+            trunk = fuse(trunk, self._dtype, self._packed)
+        if self._dtype == torch.float32:
+            return trunk
+        return _Lowered(copy.deepcopy(trunk, self._copies).to(self._dtype), self._dtype)
+
+
+class _Lowered(nn.Module):
+    """A trunk that computes in another type."""
+
+    def __init__(self, trunk: fx.GraphModule, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self._dtype = dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        lowered: Tensor = self.trunk(x.to(self._dtype))
+        return lowered
+
+
+def _trunk(model: nn.Module, nodes: list[fx.Node], stop: fx.Node) -> fx.GraphModule:
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in nodes[: nodes.index(stop) + 1]:
+        copies[node] = graph.node_copy(node, copies.__getitem__)
+    graph.output(copies[stop])
+    return _module(model, graph, "Trunk")
+
+
+def make_head(
+    model: nn.Module, nodes: list[fx.Node], start: fx.Node, targets: Sequence[fx.Node]
+) -> fx.GraphModule:
+    """From the value at ``start`` to ``(logits, *targets)``."""
+    graph = fx.Graph()
+    copies = {start: graph.placeholder("activations")}
+    for node in _after(nodes, start):
+        if node.op == "output":
+            graph.output((copies[node.args[0]], *map(copies.__getitem__, targets)))  # type: ignore[index]
+        else:
+            copies[node] = _out_of_place(model, graph.node_copy(node, copies.__getitem__))
+    return _module(model, graph, "Head")
+
+
+def _module(model: nn.Module, graph: fx.Graph, name: str) -> fx.GraphModule:
+    """A module that shares the model's parameters and holds nothing it does not use."""
+    module = fx.GraphModule(model, graph, name)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    return module
+
+
+def _after(nodes: list[fx.Node], start: fx.Node) -> Iterator[fx.Node]:
+    """What the head needs: all that follows the cut, and the parameters fetched before it."""
+    index = nodes.index(start)
+    yield from (node for node in nodes[:index] if node.op == "get_attr")
+    yield from nodes[index + 1 :]
+
+
+def _out_of_place(model: nn.Module, node: fx.Node) -> fx.Node:
+    """The head must not overwrite values whose gradient is asked for."""
+    if node.op == "call_module":
+        module = model.get_submodule(str(node.target))
+        if hasattr(module, "inplace"):
+            module.inplace = False  # type: ignore[assignment]
+    if node.target is operator.iadd:
+        node.target = operator.add
+    if node.kwargs.get("inplace"):
+        node.kwargs = {**node.kwargs, "inplace": False}
+    return node
+
+
+def _linear_after_pooling(head: fx.GraphModule) -> Tensor | None:
+    """The classifier's weight [classes, C] where the head is global average pooling and linear."""
+    linear = None
+    for node in head.graph.nodes:
+        if node.op == "call_module":
+            module = head.get_submodule(str(node.target))
+            if isinstance(module, nn.Linear) and linear is None:
+                linear = module.weight
+            elif not isinstance(module, (nn.AdaptiveAvgPool2d, nn.Flatten, nn.Dropout)):
+                return None
+        elif node.op not in {"placeholder", "output"} and not _pools(node):
+            return None
+    return linear
+
+
+def _pools(node: fx.Node) -> bool:
+    if node.target is torch.flatten:
+        return True
+    return node.target == "mean" and tuple(node.args[1:2]) == ([2, 3],)
