@@ -148,22 +148,10 @@ def _trace(model: nn.Module) -> tuple[fx.Graph, dict[str, fx.Node]]:
     try:
         with TRACING:
             graph = tracer.trace(model, concrete_args=defaults)
-        _forget_others(graph)
     except Exception as exc:
         # What a model does with values that have no value yet can fail in any way.
         raise Untraceable(f"the model cannot be traced by torch.fx: {exc}") from exc
     return graph, tracer.outputs
-
-
-def _forget_others(graph: fx.Graph) -> None:
-    """Further arguments have their defaults: what fx leaves of them are assertions."""
-    _, *others = (node for node in graph.nodes if node.op == "placeholder")
-    for placeholder in others:
-        for node in reversed(list(graph.nodes)):
-            if placeholder in node.all_input_nodes or node is placeholder:
-                for user in list(node.users):
-                    graph.erase_node(user)
-                graph.erase_node(node)
 
 
 def _usable(module: fx.GraphModule, example: Tensor) -> dict[fx.Node, Grid]:

@@ -200,6 +200,8 @@ def _summand(addition: fx.Node, summand: fx.Node) -> fx.Node | None:
     """What is added to a value, where that is another value of the same shape."""
     if addition.target not in _ADDITIONS or addition.kwargs:
         return None
+    if addition.meta["shape"] != summand.meta["shape"]:
+        return None  # it is the smaller one
     others = [other for other in addition.all_input_nodes if other is not summand]
     same = [other for other in others if other.meta.get("shape") == addition.meta["shape"]]
     return same[0] if same else None

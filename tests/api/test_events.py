@@ -2,13 +2,16 @@
 
 import asyncio
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from app.api import events
+from app.api.events import stream
 from app.api.schemas import ExplainResponse, Problem
 from app.errors import NonFiniteOutput
+from app.types import Progress
 from tests.api.client import EXPLAIN, PHOTO, Api, Wire, make_api
 from tests.fakes import FakeEngine
 
@@ -91,3 +94,17 @@ def test_a_client_that_hangs_up_ends_the_work() -> None:
         assert api.counted() == [(EXPLAIN, "200")]
 
     asyncio.run(scenario())
+
+
+def test_progress_that_comes_together_with_the_result_is_told() -> None:
+    async def work(tell: Callable[[Progress], None]) -> bytes:
+        tell(Progress(1, 2))
+        tell(Progress(2, 2))
+        return b"{}"
+
+    async def told() -> str:
+        pieces = [bytes(piece) async for piece in stream(work).body_iterator]  # type: ignore[arg-type]
+        return b"".join(pieces).decode()
+
+    names = [name for name, _ in read(asyncio.run(told()))]
+    assert names == ["progress", "progress", "result"]

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from app.backbones.cut import Cutter, Untraceable
+from app.backbones.grid import read_grid
 from app.errors import ModelCheckFailed
 from tests.unit.conftest import MakeModel
 
@@ -71,6 +72,13 @@ def test_the_gradient_at_a_layer_inside_the_head_is_that_of_the_whole_model(
     handle.remove()
     torch.testing.assert_close(target.detach(), kept[0].detach(), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_heads_tokens_and_channels_are_no_map() -> None:
+    picture = torch.zeros(1, 3, 224, 224)
+    assert read_grid(torch.zeros(1, 3, 50, 64), picture) is None
+    for rounded in ((7, 8), (8, 7)):
+        assert read_grid(torch.zeros(1, 64, *rounded), picture) is not None
 
 
 def test_a_map_has_channels_first_whatever_the_model_has(make_model: MakeModel) -> None:

@@ -173,6 +173,8 @@ def test_a_model_that_cannot_be_traced_is_explained_by_hooks(
     torch.testing.assert_close(outer[0, :, 0, 0], model.head.weight[2] / 64)  # type: ignore[union-attr, index]
     assert inner.abs().sum() > 0
     assert bool((last >= 0).all())
+    before = cutter.cut("blocks").forward_head(x)[1]  # the ReLU overwrites what comes behind it
+    assert bool((before < 0).any())
 
 
 def test_nothing_is_kept_while_nobody_watches(deciding: tuple[nn.Module, Tensor]) -> None:

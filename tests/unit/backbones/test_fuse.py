@@ -113,6 +113,18 @@ class Broadcast(nn.Module):
         return convolved + x.mean(dim=(2, 3), keepdim=True)
 
 
+class BroadcastUp(nn.Module):
+    """The convolution's result is the smaller summand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        convolved: Tensor = self.conv(x.mean(dim=(2, 3), keepdim=True))
+        return convolved + x
+
+
 class Changed(nn.Module):
     """The input of the convolution is overwritten before the sum is made."""
 
@@ -140,7 +152,7 @@ class Twice(nn.Module):
         return torch.relu(self.conv(first) + first)
 
 
-@pytest.mark.parametrize("module", [Broadcast(), Changed(), Twice()])
+@pytest.mark.parametrize("module", [Broadcast(), BroadcastUp(), Changed(), Twice()])
 def test_sums_that_are_not_what_they_seem_are_right(module: nn.Module) -> None:
     check(module)
 
