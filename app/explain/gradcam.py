@@ -1,6 +1,5 @@
 """Grad-CAM (Selvaraju et al. 2017, https://arxiv.org/abs/1610.02391)."""
 
-import torch
 from torch import Tensor
 
 from app.types import MethodInfo
@@ -24,4 +23,4 @@ def compute(activations: Tensor, gradients: Tensor) -> Tensor:
         [N, h, w], signed: the sum over channels of mean(gradient) · activation.
     """
     weights = gradients.mean(dim=(2, 3))  # [N, C]
-    return torch.einsum("nc,nchw->nhw", weights, activations)
+    return (weights[:, :, None, None] * activations).sum(dim=1)
