@@ -67,7 +67,8 @@ class LayerInfo(Frozen):
 class ModelInfo(Frozen):
     """A model as the worker's catalogue and ``GET /api/v1/models`` tell it.
 
-    ``precision`` is of its trunk; ``traced``: it is cut in two, else explained by a hook.
+    ``memory_bytes`` is what loading and warming it up took, as measured; ``precision`` is of its
+    trunk; ``traced``: it is cut in two, else explained by a hook.
     """
 
     name: str
@@ -82,6 +83,7 @@ class ModelInfo(Frozen):
     activation: Literal["softmax", "sigmoid"] = "softmax"
     threshold: float = 0.5
     precision: Precision = "fp32"
+    memory_bytes: int | None = None
     traced: bool = True
     layer: str | None = None
     layers: tuple[LayerInfo, ...] = ()

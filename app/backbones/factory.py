@@ -1,8 +1,9 @@
 """Models that the operator's own Python builds: a file in the models folder.
 
 ``architecture = "my_models.py:make_net"`` names the file and a function in it. It is called with
-``num_classes`` where the manifest says how many, and returns an ``nn.Module`` that turns
-[N, 3, H, W] into logits. It is code, so it runs only where ``APP_ALLOW_FACTORIES`` is set.
+the manifest's ``[arguments]``, and ``num_classes`` where that says how many, and returns an
+``nn.Module`` that turns [N, 3, H, W] into logits. It is code, so it runs only where
+``APP_ALLOW_FACTORIES`` is set.
 """
 
 import importlib.util
@@ -12,9 +13,8 @@ from typing import Any
 from torch import nn
 
 from app.backbones.manifest import Manifest
+from app.backbones.presets import imagenet
 from app.errors import ManifestError
-
-_IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
 def build(manifest: Manifest) -> nn.Module:
@@ -27,7 +27,7 @@ def build(manifest: Manifest) -> nn.Module:
     if not function or not path.is_relative_to(manifest.path.parent.resolve()):
         raise _wrong(manifest, "must be 'FILE.py:FUNCTION', a file in the models folder")
     try:
-        model = _function(path, function)(**manifest.arguments)
+        model = _function(path, function)(**manifest.constructor)
     except Exception as exc:  # it is the operator's code: it may do anything
         raise _wrong(manifest, f"{path.name} failed: {type(exc).__name__}: {exc}") from exc
     if not isinstance(model, nn.Module):
@@ -46,8 +46,7 @@ def _function(path: Path, name: str) -> Any:  # noqa: ANN401 - whatever the file
 
 def preset(manifest: Manifest) -> dict[str, Any]:
     """ImageNet's mean and deviation, 224 x 224, where the manifest says nothing else."""
-    crop = manifest.preprocess.crop or 224
-    return {"resize": crop, "crop": crop, "interpolation": "bilinear", **_IMAGENET}
+    return imagenet(manifest.preprocess.crop or 224)
 
 
 def categories(_manifest: Manifest) -> tuple[str, ...]:

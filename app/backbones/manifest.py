@@ -9,7 +9,7 @@ import json
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -51,6 +51,7 @@ class Manifest(BaseModel):
     seed: int = 0
     num_classes: int | None = Field(None, ge=1)
     labels: str | None = None
+    arguments: dict[str, Any] = {}
     layer: str | None = None
     activation: Literal["softmax", "sigmoid"] = "softmax"
     threshold: float = Field(0.5, gt=0, lt=1)
@@ -74,9 +75,10 @@ class Manifest(BaseModel):
         return self.weights if self.weights.startswith(_URLS) else None
 
     @property
-    def arguments(self) -> dict[str, int]:
+    def constructor(self) -> dict[str, Any]:
         """What the architecture's constructor is called with."""
-        return {} if self.num_classes is None else {"num_classes": self.num_classes}
+        classes = {} if self.num_classes is None else {"num_classes": self.num_classes}
+        return {**self.arguments, **classes}
 
     @property
     def factory(self) -> tuple[Path, str]:

@@ -11,7 +11,10 @@ from app.backbones.manifest import Manifest
 from app.errors import NotEnoughMemory
 
 _COPIES = 4  # of the weights: the file's content, the model, and two layouts of a fused trunk
+_RESERVE = 256_000_000  # bytes that stay free for the requests themselves
 _MEMINFO = Path("/proc/meminfo")
+_STATUS = Path("/proc/self/status")
+_CGROUP = Path("/sys/fs/cgroup")
 
 
 def check_fits(manifest: Manifest) -> None:
@@ -29,6 +32,32 @@ def check_fits(manifest: Manifest) -> None:
         raise NotEnoughMemory(
             f"{manifest.name}: loading {file.name} takes {_mb(needed)}, and {_mb(available)} are"
             " free on this machine."
+        )
+
+
+def held(device: torch.device) -> int:
+    """Bytes that this process holds on a device; 0 where the system does not say.
+
+    On a GPU the most since the last call: what a batch needs counts, too.
+    """
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return peak
+    return _field(_STATUS, "VmRSS") or 0
+
+
+def check_left(manifest: Manifest, device: torch.device, taken: int) -> None:
+    """Look at what a warm model has left over for the requests.
+
+    Raises:
+        NotEnoughMemory: too little, with both numbers.
+    """
+    left = _left(device)
+    if left is not None and left < _RESERVE:
+        raise NotEnoughMemory(
+            f"{manifest.name}: it takes {_mb(taken)}, which leaves {_mb(max(left, 0))} on {device};"
+            f" {_mb(_RESERVE)} must stay free for requests."
         )
 
 
@@ -51,11 +80,39 @@ def give_back(device: torch.device) -> None:
         trim(0)
 
 
+def _left(device: torch.device) -> int | None:
+    if device.type != "cuda":
+        return _available()
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
 def _available() -> int | None:
     """Bytes that a process can have without swapping; None where the system does not say."""
-    if not _MEMINFO.is_file():
+    known = [
+        size for size in (_field(_MEMINFO, "MemAvailable"), _left_in_cgroup()) if size is not None
+    ]
+    return min(known, default=None)
+
+
+def _left_in_cgroup() -> int | None:
+    """What a container's own limit leaves; file caches are given back when needed."""
+    try:
+        limit = (_CGROUP / "memory.max").read_text("ascii").strip()
+        used = int((_CGROUP / "memory.current").read_text("ascii"))
+        caches = re.search(
+            r"^inactive_file (\d+)", (_CGROUP / "memory.stat").read_text("ascii"), re.MULTILINE
+        )
+    except OSError:  # no container, or an older kind of one
         return None
-    found = re.search(r"^MemAvailable:\s+(\d+) kB", _MEMINFO.read_text("ascii"), re.MULTILINE)
+    return None if limit == "max" else int(limit) - used + int(caches[1] if caches else 0)
+
+
+def _field(file: Path, name: str) -> int | None:
+    """Bytes of one line of a file in /proc; None where there is no such thing."""
+    if not file.is_file():
+        return None
+    found = re.search(rf"^{name}:\s+(\d+) kB", file.read_text("utf-8"), re.MULTILINE)
     return int(found[1]) * 1024 if found else None
 
 

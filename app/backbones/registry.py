@@ -7,7 +7,7 @@ from threading import Lock
 import torch
 
 from app.backbones.manifest import Manifest
-from app.backbones.memory import check_fits, full_device, give_back
+from app.backbones.memory import check_fits, check_left, full_device, give_back, held
 from app.backbones.model import DEFAULTS, Loading, Model
 from app.errors import CamserveError, LoadFailed, ModelReplaced, NotEnoughMemory
 from app.types import ModelInfo, ModelState
@@ -70,17 +70,26 @@ class Registry:
         try:
             if self._serves(manifest):
                 self._keep_error(manifest, None)
-                return None
-            check_fits(manifest)
-            model = Model(manifest, self.device, self._loading)
-            prepare(model)
+            else:
+                self._switch(self._make(manifest, prepare))
         except Exception as exc:  # noqa: BLE001 - whatever is wrong with one model is its state
             error = self._explain(manifest, exc)
-            self._keep_error(manifest, error.detail)
-            return error
-        self._switch(model)
-        log.info("model %s ready on %s, cut at %s", name, self.device, model.layer)
-        return None
+        else:
+            return None
+        self._keep_error(manifest, error.detail)
+        give_back(self.device)
+        return error
+
+    def _make(self, manifest: Manifest, prepare: Callable[[Model], None]) -> Model:
+        """A model that is ready, and leaves room for its requests."""
+        check_fits(manifest)
+        before = held(self.device)
+        model = Model(manifest, self.device, self._loading)
+        prepare(model)
+        taken = max(held(self.device) - before, 0)
+        check_left(manifest, self.device, taken)
+        model.info = model.info.model_copy(update={"memory_bytes": taken})
+        return model
 
     def unload(self, name: str) -> None:
         """Serve a model no more; jobs that wait for it are still run."""
@@ -137,6 +146,7 @@ class Registry:
             self._retire(name)
             self._ready[name] = model
             self._info[name] = model.info
+        log.info("model %s ready on %s, cut at %s", name, self.device, model.layer)
 
     def _retire(self, name: str) -> None:
         """A retired model can be had before it stops being the ready one: ``get`` takes no lock."""

@@ -31,9 +31,11 @@ def build(manifest: Manifest) -> nn.Module:
         model: nn.Module = timm.create_model(
             manifest.architecture,
             pretrained=manifest.is_published,
-            **manifest.arguments,
+            **manifest.constructor,
             **_input_size(manifest, timm),
         )
+    except TypeError as exc:
+        raise ManifestError(f"{manifest.file}: arguments: {exc}") from exc
     except (OSError, RuntimeError) as exc:
         raise ModelCheckFailed(
             f"{manifest.name}: cannot get or use its weights ({exc}). Allow the download from"

@@ -7,14 +7,21 @@ from urllib.error import URLError
 import torch
 from torch import nn
 from torchvision import models
-from torchvision.models import WeightsEnum
+from torchvision.models import SwinTransformer, VisionTransformer, WeightsEnum
+from torchvision.models.vision_transformer import ConvStemConfig
 
 from app.backbones.manifest import Manifest
+from app.backbones.presets import imagenet
 from app.backbones.weights import StateDict
 from app.errors import ManifestError, ModelCheckFailed
 
 log = logging.getLogger(__name__)
 
+# Those whose arguments can be written down in TOML.
+_CLASSES: dict[str, type[nn.Module]] = {
+    "VisionTransformer": VisionTransformer,
+    "SwinTransformer": SwinTransformer,
+}
 _SLOWLY_DRAWN = {"googlenet", "inception_v3"}  # their own way takes half a minute, and warns of it
 
 
@@ -25,6 +32,8 @@ def build(manifest: Manifest) -> nn.Module:
         ManifestError: torchvision has no such classification model, or not with these classes.
         ModelCheckFailed: the published weights cannot be had.
     """
+    if manifest.architecture in _CLASSES:
+        return _of_class(manifest)
     # Detectors and segmenters are registered beside them; module= leaves those out.
     if manifest.architecture not in models.list_models(module=models):
         raise ManifestError(
@@ -37,15 +46,37 @@ def build(manifest: Manifest) -> nn.Module:
         download(manifest, entry.url)  # reads it with weights_only; what follows finds it cached
     try:
         model: nn.Module = models.get_model(
-            manifest.architecture, weights=entry, **manifest.arguments, **quick
+            manifest.architecture, weights=entry, **manifest.constructor, **quick
         )
+    except TypeError as exc:
+        raise ManifestError(f"{manifest.file}: arguments: {exc}") from exc
     except ValueError as exc:
         raise ManifestError(f"{manifest.file}: num_classes: {exc}") from exc
     return _without_aux(model)
 
 
+def _of_class(manifest: Manifest) -> nn.Module:
+    """A size of one's own, which no weights are published for."""
+    if manifest.is_published:
+        raise ManifestError(
+            f"{manifest.file}: weights: none are published for {manifest.architecture}; name a"
+            " .safetensors or .pth file, a URL, or 'random'"
+        )
+    arguments = manifest.constructor
+    stem = arguments.get("conv_stem_configs")
+    try:
+        if stem is not None:  # TOML has tables where torchvision wants a class of its own
+            arguments["conv_stem_configs"] = [ConvStemConfig(**layer) for layer in stem]
+        model: nn.Module = _CLASSES[manifest.architecture](**arguments)
+    except (TypeError, ValueError, AssertionError, RuntimeError) as exc:
+        raise ManifestError(f"{manifest.file}: arguments: {exc}") from exc
+    return model
+
+
 def preset(manifest: Manifest) -> dict[str, Any]:
-    """The preprocessing of the weights entry."""
+    """The preprocessing of the weights entry; ImageNet's where there is none."""
+    if manifest.architecture in _CLASSES:
+        return imagenet(manifest.arguments.get("image_size", 224))
     transform = _entry(manifest).transforms()
     return {
         "resize": _single(transform.resize_size),
@@ -58,6 +89,8 @@ def preset(manifest: Manifest) -> dict[str, Any]:
 
 def categories(manifest: Manifest) -> tuple[str, ...]:
     """The labels of the weights entry."""
+    if manifest.architecture in _CLASSES:
+        return ()
     return tuple(_entry(manifest).meta.get("categories", ()))
 
 

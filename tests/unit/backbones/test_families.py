@@ -123,6 +123,52 @@ def test_a_factory_builds_a_model_where_that_is_allowed(tmp_path: Path) -> None:
     assert (model.labels, model.layer) == (("class 0", "class 1", "class 2"), "conv5")
 
 
+SMALL_VIT = {
+    "image_size": 32, "patch_size": 8, "num_layers": 2, "num_heads": 2, "hidden_dim": 16,
+    "mlp_dim": 32,
+}  # fmt: skip
+STEM = [{"out_channels": 8 * (i + 1), "kernel_size": 3, "stride": 2} for i in range(3)]
+
+
+@pytest.mark.parametrize("stem", [{}, {"conv_stem_configs": STEM}])
+def test_a_transformer_of_ones_own_size_is_described_by_its_arguments(stem: dict[str, Any]) -> None:
+    arguments = {**SMALL_VIT, **stem}
+    model = make(architecture="VisionTransformer", num_classes=3, arguments=arguments)
+    assert model.preprocess.crop == (32, 32)
+    assert (model.labels[-1], model.cut().layer) == ("class 2", "encoder.layers.encoder_layer_0")
+    assert np.ptp(explained(model, 2).maps[0].values) > 0
+
+
+def test_arguments_go_to_every_familys_constructor(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n"
+        "def net(num_classes, width):\n"
+        "    return nn.Sequential(nn.Conv2d(3, width, 3, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten(),"
+        " nn.Linear(width, num_classes))\n"
+    )
+    own = make(
+        tmp_path, Loading(allow_factories=True), family="factory", architecture="mine.py:net",
+        num_classes=2, arguments={"width": 5},
+    )  # fmt: skip
+    assert own.module[0].out_channels == 5  # type: ignore[index]
+    narrow = {"embed_dim": 24, "num_heads": 3, "depth": 2}
+    vit = make(family="timm", architecture="vit_tiny_patch16_224", arguments=narrow)
+    assert len(vit.module.get_submodule("blocks")) == 2  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("family", "architecture"), [
+    ("torchvision", "VisionTransformer"), ("torchvision", "resnet18"), ("timm", "resnet18"),
+])  # fmt: skip
+def test_arguments_that_a_constructor_has_not_are_named(family: str, architecture: str) -> None:
+    with pytest.raises(ManifestError, match=r"m\.toml: arguments: .*'colour'"):
+        make(family=family, architecture=architecture, arguments={"colour": "red"})
+
+
+def test_published_weights_are_of_published_sizes_only() -> None:
+    with pytest.raises(ManifestError, match="none are published for VisionTransformer"):
+        make(architecture="VisionTransformer", weights="IMAGENET1K_V1", arguments=SMALL_VIT)
+
+
 def test_a_factory_with_other_code_is_another_version(tmp_path: Path) -> None:
     def version(code: str) -> str:
         (tmp_path / "net.py").write_text(code)

@@ -129,6 +129,44 @@ def test_weights_that_are_larger_than_the_memory_are_refused_with_both_numbers(
     assert isinstance(registry.load("m", ready), LoadFailed)
 
 
+def test_a_warm_model_that_leaves_no_room_for_requests_is_refused(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meminfo = tmp_path / "meminfo"
+    monkeypatch.setattr(memory, "_MEMINFO", meminfo)
+    meminfo.write_text("MemAvailable:  9000000 kB\n")
+
+    def fill(_model: Model) -> None:
+        meminfo.write_text("MemAvailable:  200000 kB\n")
+
+    old = version(registry)
+    registry.enlist(make_manifest(seed=1))
+    error = registry.load("m", fill)
+    assert isinstance(error, NotEnoughMemory)
+    assert "leaves 205 MB on cpu; 256 MB must stay free" in error.detail
+    assert version(registry) == old
+
+
+def test_a_container_has_what_its_own_limit_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    (tmp_path / "memory.max").write_text("5000000\n")
+    (tmp_path / "memory.current").write_text("4500000\n")
+    (tmp_path / "memory.stat").write_text("anon 1\ninactive_file 1000000\n")
+    (tmp_path / "w.safetensors").write_bytes(bytes(1_000_000))
+    manifest = make_manifest(tmp_path, weights="w.safetensors", sha256="0" * 64)
+    with pytest.raises(NotEnoughMemory, match="takes 4 MB, and 2 MB are free"):
+        memory.check_fits(manifest)
+    (tmp_path / "memory.max").write_text("max\n")
+    memory.check_fits(manifest)
+
+
+def test_what_a_model_took_is_told(registry: Registry) -> None:
+    (info,) = registry.models()
+    assert info.memory_bytes is not None
+
+
 def test_a_model_that_a_gpu_has_no_room_for_is_refused_with_the_numbers(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
