@@ -120,6 +120,7 @@ def api_settings(settings: Settings) -> "ApiSettings":
         samples_dir=settings.models_dir / "samples",
         max_body_bytes=settings.max_body_bytes,
         receive_timeout_s=settings.receive_timeout_s,
+        cache_bytes=settings.cache_mb * 1_000_000,
         cors_origins=settings.cors_origins,
         keys=read_keys(settings.api_keys_file),
         admin_token=admin_token(),

@@ -43,6 +43,10 @@ class MetricsRegistry:
                 "camserve_batch_rows", "Rows that shared a trunk pass.", ["model"],
                 buckets=(1, 2, 4, 8, 16, 32, 64, 128), registry=self.registry,
             ),
+            "cache": Counter(
+                "camserve_cache_total", "Requests that an answer might be kept for.", ["outcome"],
+                registry=self.registry,
+            ),
             "in_flight": Gauge(
                 "camserve_in_flight", "Jobs at the workers.", ["process"], registry=self.registry
             ),

@@ -61,6 +61,9 @@ class Settings(BaseSettings):
     )
     max_body_bytes: int = Field(20_000_000, ge=1, description="largest image file")
     max_pixels: int = Field(50_000_000, ge=1, description="largest image, width x height")
+    cache_mb: int = Field(
+        0, ge=0, description="megabytes of answers kept per http process; 0 keeps none"
+    )
     api_keys_file: Path | None = Field(None, description="a file of API keys, one a line")
     cors_origins: CommaList = Field(("*",), description="origins that browsers may call from")
     drain_delay_s: float = Field(8, ge=0, description="SIGTERM: still accepting, /readyz at 503")

@@ -9,6 +9,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp
 
 import app
+from app.api.cache import ResponseCache
 from app.api.documentation import Documented
 from app.api.errors import on_camserve_error, on_http_exception
 from app.api.health import health_router
@@ -26,7 +27,8 @@ _OPEN_PATHS = (
     "/v2/repository/",  # asks for the operator's own token
 )  # fmt: skip
 _EXPOSED = (
-    "X-Request-ID", "Retry-After", "Server-Timing", "X-Top-Index", "X-Top-Score", "X-Top-Label",
+    "ETag", "X-Request-ID", "Retry-After", "Server-Timing",
+    "X-Top-Index", "X-Top-Score", "X-Top-Label",
 )  # fmt: skip
 
 
@@ -39,6 +41,7 @@ class ApiSettings:
     max_body_bytes: int
     receive_timeout_s: float
     cors_origins: Sequence[str]
+    cache_bytes: int = 0
     keys: Sequence[str] = ()
     admin_token: str | None = field(default=None, repr=False)
 
@@ -64,7 +67,8 @@ def create_app(
         generate_unique_id_function=lambda route: route.name,
         redirect_slashes=False,  # behind a load balancer a redirect points to the wrong host
     )
-    api.include_router(NativeApi(service, metrics, settings.max_body_bytes).router)
+    cache = ResponseCache(settings.cache_bytes) if settings.cache_bytes else None
+    api.include_router(NativeApi(service, metrics, settings.max_body_bytes, cache).router)
     api.include_router(health_router(service, settings.start_models, is_draining, scrape))
     api.include_router(repository_router(service, settings.admin_token, manage))
     add_site(api, settings.samples_dir)

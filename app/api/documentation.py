@@ -28,6 +28,7 @@ _MEANINGS = {
     503: "Loading, draining, or no worker",
     504: "Deadline exceeded",
 }
+_KNOWN = {"description": "If-None-Match names this answer (only where the server keeps answers)"}
 _BINARY = {"type": "string", "format": "binary"}
 _PIXEL = (
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
@@ -52,7 +53,8 @@ def errors(*statuses: int) -> dict[int | str, Schema]:
 
 def predict() -> Schema:
     """Keyword arguments of the route."""
-    return {"responses": errors(*_MEANINGS), "openapi_extra": _upload(PredictOptions)}
+    responses = {304: _KNOWN, **errors(*_MEANINGS)}
+    return {"responses": responses, "openapi_extra": _upload(PredictOptions)}
 
 
 def explain(pictures: Sequence[str]) -> Schema:
@@ -71,7 +73,7 @@ def explain(pictures: Sequence[str]) -> Schema:
             "text/event-stream": {"schema": {"type": "string"}},
         },
     }
-    responses = {200: answer, **errors(*_MEANINGS)}
+    responses = {200: answer, 304: _KNOWN, **errors(*_MEANINGS)}
     return {"responses": responses, "openapi_extra": _upload(ExplainOptions)}
 
 

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from urllib.parse import quote
@@ -20,6 +21,7 @@ from app.api.body import (
     parse_body,
     parse_options,
 )
+from app.api.cache import ResponseCache, make_etag
 from app.api.events import MEDIA_TYPE as EVENTS
 from app.api.events import stream
 from app.api.negotiate import negotiate
@@ -43,6 +45,9 @@ from app.types import Answer, ModelInfo
 JSON = "application/json"
 PICTURES = ("image/png", "image/webp", "image/jpeg")
 
+Work = Callable[[], Coroutine[Any, Any, Answer]]
+Write = Callable[[Answer], Awaitable[Response]]
+
 _BULKY = 64 * 1024  # bytes of pictures and maps that take longer to write than a thread to start
 
 
@@ -53,12 +58,20 @@ class NativeApi:
         service: the use case.
         metrics: where stage times are counted.
         max_body_bytes: of an image.
+        cache: of answers, or None where none are kept.
     """
 
-    def __init__(self, service: Service, metrics: Metrics, max_body_bytes: int) -> None:
+    def __init__(
+        self,
+        service: Service,
+        metrics: Metrics,
+        max_body_bytes: int,
+        cache: ResponseCache | None = None,
+    ) -> None:
         self._service = service
         self._metrics = metrics
         self._max_body_bytes = max_body_bytes
+        self._cache = cache
         self.router = APIRouter(prefix="/api/v1")
         post, get = self.router.post, self.router.get
         post("/predict", response_model=PredictResponse, **doc.predict())(self.predict)
@@ -72,8 +85,9 @@ class NativeApi:
         """Class scores alone."""
         negotiate(_accept(request), (JSON,))
         upload, options, began = await self._receive(request, PredictOptions)
-        answer = await _while_connected(request, self._service.answer(upload.image, options, began))
-        return _gone() if answer is None else await self._json(answer, explained=False)
+        work = partial(self._service.answer, upload.image, options, began)
+        write = partial(self._json, explained=False)
+        return await self._answer(request, _Wish(upload, options, "scores"), work, write)
 
     async def explain(self, request: Request) -> Response:
         """Class scores, and heatmaps of what they rest on, in one pass."""
@@ -86,11 +100,9 @@ class NativeApi:
             options = _only_the_overlay(options, media_type)
         if media_type == EVENTS:
             return stream(partial(self._work, upload, options, began))
-        work = self._service.answer(upload.image, options, began, mask=upload.mask)
-        answer = await _while_connected(request, work)
-        if answer is None:
-            return _gone()
-        return self._overlay(answer) if bare else await self._json(answer, explained=True)
+        work = partial(self._service.answer, upload.image, options, began, mask=upload.mask)
+        write = self._overlay if bare else partial(self._json, explained=True)
+        return await self._answer(request, _Wish(upload, options, media_type), work, write)
 
     async def _work(
         self, upload: Upload, options: ExplainOptions, began: float, on_progress: OnProgress
@@ -137,6 +149,33 @@ class NativeApi:
             formats=list(FORMATS),
         )
 
+    async def _answer(self, request: Request, wish: "_Wish", work: Work, write: Write) -> Response:
+        """Do the work and write it down, unless the answer is known."""
+        if self._cache is None:
+            answer = await _while_connected(request, work())
+            return _gone() if answer is None else await write(answer)
+        model = self._service.models().ready(wish.options.model or self._service.default_model)
+        version = str(model.version)
+        etag = await asyncio.to_thread(
+            make_etag, wish.upload, wish.options, wish.kind, (model.name, version)
+        )
+        if etag in request.headers.get("if-none-match", ""):
+            return self._counted("known", Response(status_code=304, headers={"ETag": etag}))
+        if kept := self._cache.get(etag):
+            return self._counted("hit", kept)
+        answer = await _while_connected(request, work())
+        if answer is None:
+            return _gone()
+        response = await write(answer)
+        if answer.model.version == version:  # it was not replaced meanwhile
+            response.headers.update({"ETag": etag, "Cache-Control": "private, no-cache"})
+            self._cache.put(etag, response)
+        return self._counted("miss", response)
+
+    def _counted(self, outcome: str, response: Response) -> Response:
+        self._metrics.add(("cache", 1, {"outcome": outcome}))
+        return response
+
     async def _receive(
         self, request: Request, model: type[Options], defaults: Mapping[str, Any] | None = None
     ) -> tuple[Upload, Options, float]:
@@ -158,7 +197,7 @@ class NativeApi:
         content = await asyncio.to_thread(write) if _bulk(answer) > _BULKY else write()
         return Response(content, headers=self._headers(answer), media_type=JSON)
 
-    def _overlay(self, answer: Answer) -> Response:
+    async def _overlay(self, answer: Answer) -> Response:
         (explanation,), top = answer.explanations, answer.predictions[0]
         assert explanation.overlay is not None  # noqa: S101 - it was asked for
         headers = self._headers(answer) | {
@@ -175,6 +214,15 @@ class NativeApi:
         self._metrics.add(*(("stage_seconds", ms / 1e3, {"stage": stage}) for stage, ms in stages))
         timing = ", ".join(f"{stage};dur={ms:.1f}" for stage, ms in stages)
         return {"Server-Timing": timing, "Cache-Control": "no-store", "Vary": "Accept"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """What a request asks for."""
+
+    upload: Upload
+    options: PredictOptions
+    kind: str
 
 
 def _accept(request: Request) -> str:

@@ -105,6 +105,7 @@ def make_api(
     start_models: Sequence[str] = ("colours",),
     max_body_bytes: int = MAX_BODY,
     max_queue: int = 100,
+    cache_bytes: int = 0,
     max_budget: int = 1000,
     admin_token: str | None = None,
     manage: Manage | None = None,
@@ -136,6 +137,7 @@ def make_api(
         cors_origins=cors_origins,
         keys=keys,
         admin_token=admin_token,
+        cache_bytes=cache_bytes,
     )
     service = Service(engine, _THREADS, limits, Admission(max_queue), "colours")
     asgi = create_app(

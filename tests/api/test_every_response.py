@@ -21,7 +21,8 @@ from tests.api.client import EXPLAIN, MAX_BODY, ORIGIN, PHOTO, PREDICT, Api, Wir
 from tests.fakes import FakeEngine
 
 EXPOSED = {
-    "X-Request-ID", "Retry-After", "Server-Timing", "X-Top-Index", "X-Top-Score", "X-Top-Label",
+    "ETag", "X-Request-ID", "Retry-After", "Server-Timing",
+    "X-Top-Index", "X-Top-Score", "X-Top-Label",
 }  # fmt: skip
 Ask = Callable[[Api, dict[str, str]], httpx.Response]
 
