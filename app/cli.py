@@ -1,4 +1,4 @@
-"""The command line: ``serve``, ``explain``, ``models``, ``evaluate``, ``sanity``."""
+"""The command line: ``serve``, ``explain``, ``models``, ``tune``, ``evaluate``, ``sanity``."""
 
 import argparse
 import asyncio
@@ -13,6 +13,7 @@ from pydantic import ValidationError
 import app
 from app import console
 from app.cli_models import add_models
+from app.cli_tune import add_tune
 from app.errors import CamserveError, SetupError
 from app.options import ExplainOptions
 from app.settings import Settings
@@ -78,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_sanity(commands)
     models = commands.add_parser("models", help="list the models; or init, pull or check one")
     add_models(models, _local_service)
+    add_tune(commands.add_parser("tune", help="measure a model here, and print settings for it"))
     return parser
 
 

@@ -132,6 +132,16 @@ def test_what_cannot_be_evaluated_is_one_line(capsys: pytest.CaptureFixture[str]
     assert_fails(capsys, ["sanity", "tiny"], "samples")
 
 
+def test_tune_prints_the_times_and_the_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["tune", "tiny", "--seconds", "0"])
+    printed = capsys.readouterr().out
+    assert printed.count("images/s") >= 6
+    assert "APP_MAX_BATCH_SIZE=" in printed
+    main(["tune", "tiny", "--seconds", "0", "--latency", "0.001"])
+    assert "No batch is done within 0.001 ms." in capsys.readouterr().out
+    assert_fails(capsys, ["tune", "nobody"], "no manifest named 'nobody'")
+
+
 def test_models_lists_the_folder(capsys: pytest.CaptureFixture[str]) -> None:
     main(["models"])
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["tiny", "wide"]
