@@ -119,6 +119,7 @@ def api_settings(settings: Settings) -> "ApiSettings":
         start_models=settings.models,
         samples_dir=settings.models_dir / "samples",
         max_body_bytes=settings.max_body_bytes,
+        max_held_bytes=settings.max_held_bytes,
         receive_timeout_s=settings.receive_timeout_s,
         cache_bytes=settings.cache_mb * 1_000_000,
         cors_origins=settings.cors_origins,

@@ -60,6 +60,9 @@ class Settings(BaseSettings):
         15, gt=0, description="a request's body is here by then, or 408"
     )
     max_body_bytes: int = Field(20_000_000, ge=1, description="largest image file")
+    max_held_bytes: int = Field(
+        64_000_000, ge=1, description="of uploads in progress per http process; above, they wait"
+    )
     max_pixels: int = Field(50_000_000, ge=1, description="largest image, width x height")
     cache_mb: int = Field(
         0, ge=0, description="megabytes of answers kept per http process; 0 keeps none"

@@ -39,6 +39,7 @@ class ApiSettings:
     start_models: Sequence[str]
     samples_dir: Path
     max_body_bytes: int
+    max_held_bytes: int
     receive_timeout_s: float
     cors_origins: Sequence[str]
     cache_bytes: int = 0
@@ -86,7 +87,9 @@ def _middlewares(metrics: Metrics, settings: ApiSettings) -> list[Middleware]:
             allow_headers=["*"],
             expose_headers=_EXPOSED,
         ),
-        Middleware(Bounded, settings.max_body_bytes, settings.receive_timeout_s),
+        Middleware(
+            Bounded, settings.max_body_bytes, settings.max_held_bytes, settings.receive_timeout_s
+        ),
         Middleware(Guarded),
         Middleware(HeadAsGet),
         Middleware(Keyed, settings.keys, _OPEN_PATHS),

@@ -17,6 +17,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import problem, public, refusal
+from app.api.room import Place, Room
 from app.errors import (
     BadRequest,
     BodyTooLarge,
@@ -138,25 +139,32 @@ class HeadAsGet:
 
 
 class Bounded:
-    """Refuses large headers, large bodies and slow ones.
+    """Refuses large headers, large bodies and slow ones; holds only so many bytes of all.
 
     Args:
         app: what is behind it.
         max_body_bytes: of an image; JSON may have a third more, for its base64.
-        receive_timeout_s: from the end of a request's head to its last byte.
+        max_held_bytes: of all bodies together.
+        receive_timeout_s: from the end of a request's head to its last byte, time not counted that
+            it waits for room.
     """
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int, receive_timeout_s: float) -> None:
+    def __init__(
+        self, app: ASGIApp, max_body_bytes: int, max_held_bytes: int, receive_timeout_s: float
+    ) -> None:
         self._app = app
         self._max_body_bytes = max_body_bytes
         self._receive_timeout_s = receive_timeout_s
+        self._room = Room(max_held_bytes, receive_timeout_s)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        body = self._body(scope, receive)
+        with self._room.place() as place:
+            await self._serve(scope, self._body(scope, receive, place), send)
 
+    async def _serve(self, scope: Scope, body: "_Body", send: Send) -> None:
         async def send_after_body(message: Message) -> None:
             if message["type"] == "http.response.start" and not body.complete:
                 await body.drop()
@@ -168,14 +176,14 @@ class Bounded:
             _check_headers(scope)
             body.check_announced(Headers(scope=scope).get("content-length"))
         except CamserveError as exc:
-            await refusal(exc, scope["path"])(scope, receive, send_after_body)
+            await refusal(exc, scope["path"])(scope, body.receive, send_after_body)
             return
         await self._app(scope, body.receive, send_after_body)
 
-    def _body(self, scope: Scope, receive: Receive) -> "_Body":
+    def _body(self, scope: Scope, receive: Receive, place: Place) -> "_Body":
         content_type = Headers(scope=scope).get("content-type", "").lower()
         is_json = content_type.startswith("application/json")
-        return _Body(receive, self._max_body_bytes, self._receive_timeout_s, is_json=is_json)
+        return _Body(receive, place, self._max_body_bytes, self._receive_timeout_s, is_json=is_json)
 
 
 def _check_headers(scope: Scope) -> None:
@@ -186,9 +194,16 @@ def _check_headers(scope: Scope) -> None:
 
 class _Body:
     def __init__(
-        self, receive: Receive, max_image_bytes: int, timeout_s: float, *, is_json: bool
+        self,
+        receive: Receive,
+        place: Place,
+        max_image_bytes: int,
+        timeout_s: float,
+        *,
+        is_json: bool,
     ) -> None:
         self._receive = receive
+        self._place = place
         self._max_image_bytes = max_image_bytes
         self._limit = (max_image_bytes * 4 // 3 if is_json else max_image_bytes) + _WRAPPING
         self._deadline = time.monotonic() + timeout_s
@@ -210,12 +225,15 @@ class _Body:
     async def receive(self) -> Message:
         if self.complete:
             return await self._receive()  # waits for the client to hang up
+        self._deadline += await self._place.ready()
+        before = self._read
         try:
             async with asyncio.timeout(self._deadline - time.monotonic()):
                 message = await self._take()
         except TimeoutError as exc:
             raise BodyTooSlow("The body did not arrive in time.") from exc
         self._check(self._read)
+        self._place.take(self._read - before, complete=self.complete)
         return message
 
     async def drop(self) -> None:

@@ -94,7 +94,7 @@ def test_what_is_not_http_passes_through_the_door_untouched() -> None:
         raise AssertionError
 
     events: list[object] = []
-    door = Identified(Bounded(HeadAsGet(Keyed(inner, ["k"], ())), 1, 1), Metrics(events.append))
+    door = Identified(Bounded(HeadAsGet(Keyed(inner, ["k"], ())), 1, 1, 1), Metrics(events.append))
     scope: Scope = {"type": "lifespan"}
     asyncio.run(door(scope, receive, send))
     assert seen == [scope]
