@@ -26,7 +26,8 @@ relaxed = settings(max_examples=80, deadline=None, derandomize=True)
 
 def ask(path: str = EXPLAIN, **arguments: Any) -> int:
     response = API.request("POST", path, **arguments)
-    assert response.status_code < 500, response.text
+    # 504 is what a caller asks for who gives it a millisecond.
+    assert response.status_code < 500 or response.status_code == 504, response.text
     if response.status_code >= 400:
         assert response.headers["Content-Type"] == "application/problem+json"
         json.loads(response.text)
