@@ -134,6 +134,18 @@ RECIPES = {
             ),
         ),
         Recipe(
+            "shapes-vit",
+            SHAPE_LABELS,
+            "labels/shapes.txt",
+            "The same as shapes by a small vision transformer; trained on synthetic pictures made "
+            "by scripts/train_demo.py.",
+            draw_shapes,
+            1,
+            7_000,
+            (),  # demo_transformer.py has its own course
+            "VisionTransformer",
+        ),
+        Recipe(
             "lesion",
             LESION_LABELS,
             "labels/lesion.txt",

@@ -36,7 +36,7 @@ def train(recipe: Recipe, pictures: Pictures, targets: Targets, threads: int = 2
     network = _build(recipe).to(memory_format=torch.channels_last)
     for stage in recipe.stages:
         _run_stage(network, pictures, targets, stage)
-    _centre_head(network)
+    centre_head(network.get_submodule("fc"))
     return network.eval()
 
 
@@ -98,7 +98,7 @@ def _augmented(batch: Tensor, stage: Stage, done: float) -> Tensor:
     """Fade in, turn, mirror, recolour and relight a batch `uint8 [n, s, s, 4]`."""
     layers = batch.permute(0, 3, 1, 2)  # [n, 4, s, s]
     pictures, silhouettes = layers[:, :3].float() / 255, (layers[:, 3:] > 0).float()
-    shown = _ramp(done, *stage.fade) if stage.fade else 1.0
+    shown = ramp(done, *stage.fade) if stage.fade else 1.0
     x = pictures * shown + silhouettes * (1 - shown)  # [n, 3, s, s]
     x = torch.rot90(x, int(torch.randint(4, ())), (2, 3))
     half = len(x) // 2
@@ -106,22 +106,24 @@ def _augmented(batch: Tensor, stage: Stage, done: float) -> Tensor:
     if stage.swap_colours:
         x = torch.cat([x[i : i + 8, torch.randperm(3)] for i in range(0, len(x), 8)])
     gain = torch.empty(len(x), 1, 1, 1).uniform_(0.8, 1.2)
-    return _normalised((x * gain).clamp(0, 1))
+    return normalised((x * gain).clamp(0, 1))
 
 
-def _ramp(at: float, begin: float, end: float) -> float:
+def ramp(at: float, begin: float, end: float) -> float:
+    """0 before ``begin``, 1 after ``end``."""
     return min(max((at - begin) / (end - begin), 0.0), 1.0)
 
 
-def _normalised(x: Tensor) -> Tensor:
+def normalised(x: Tensor) -> Tensor:
+    """Pictures [n, 3, s, s] in [0, 1] as the network takes them."""
     mean, std = torch.tensor(MEAN).view(1, 3, 1, 1), torch.tensor(STD).view(1, 3, 1, 1)
     return ((x - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
-def _centre_head(network: nn.Module) -> None:
+def centre_head(head: nn.Module) -> None:
     """Subtract from every class what all share: the softmax never sees it, a class map would."""
     with torch.no_grad():
-        for weights in network.get_submodule("fc").parameters():
+        for weights in head.parameters():
             weights.copy_(weights - weights.mean(dim=0, keepdim=True))
 
 
@@ -145,7 +147,7 @@ def explain(network: nn.Module, image: Pictures) -> tuple[NDArray[np.float32], N
 
     Behind global average pooling and a linear head Grad-CAM is `W[c]·A / (h·w)`.
     """
-    x = _normalised(torch.from_numpy(as_input(image)[None].copy()).permute(0, 3, 1, 2) / 255)
+    x = normalised(torch.from_numpy(as_input(image)[None].copy()).permute(0, 3, 1, 2) / 255)
     for name in ("conv1", "maxpool", "stage2", "stage3", "stage4", "conv5"):
         x = network.get_submodule(name)(x)  # [1, C, h, w] in the end
     head = network.get_submodule("fc")

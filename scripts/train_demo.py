@@ -63,11 +63,13 @@ _Verbatim = argparse.RawDescriptionHelpFormatter
 
 def _make(recipe: Recipe, threads: int) -> None:
     from demo_network import train
+    from demo_transformer import train_transformer
 
     began = time.perf_counter()
     pictures, targets = make_pool(recipe, workers=threads)
     print(f"{recipe.name}: drew {recipe.pictures} pictures in {_since(began)}", flush=True)
-    network = train(recipe, pictures, targets, threads)
+    course = train if recipe.stages else train_transformer
+    network = course(recipe, pictures, targets, threads)
     print(f"{recipe.name}: drawn and trained in {_since(began)}", flush=True)
     _publish(recipe, network)
 
@@ -92,7 +94,24 @@ def _publish(recipe: Recipe, network: "nn.Module") -> None:
         mean=list(MEAN),
         std=list(STD),
     )
+    if not recipe.stages:
+        manifest = _of_transformer(manifest)
     (MODELS / f"{recipe.name}.toml").write_text(manifest)
+
+
+def _of_transformer(manifest: str) -> str:
+    """The manifest's beginning, with the transformer's own size in place of [preprocess]."""
+    from demo_transformer import ARGUMENTS, LAYER
+
+    head, _, _ = manifest.partition("\n[preprocess]")
+    plain = {name: value for name, value in ARGUMENTS.items() if name != "conv_stem_configs"}
+    lines = [f"{name} = {value}" for name, value in plain.items()]
+    stem = [
+        "  { " + ", ".join(f"{name} = {value}" for name, value in layer.items()) + " },"
+        for layer in ARGUMENTS["conv_stem_configs"]
+    ]
+    table = [*lines, "conv_stem_configs = [", *stem, "]"]
+    return f'{head}layer = "{LAYER}"\n\n[arguments]\n' + "\n".join(table) + "\n"
 
 
 def _report(name: str) -> None:
@@ -101,7 +120,7 @@ def _report(name: str) -> None:
     size = (MODELS / f"{name}.safetensors").stat().st_size
     print(f"{name}: {size / 2**20:.2f} MiB")
     for what, value in figures(name, MODELS).items():
-        print(f"  {what:<34}{value:.3f}")
+        print(f"  {what:<40}{value:.3f}")
 
 
 def _write_samples() -> None:

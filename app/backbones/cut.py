@@ -91,7 +91,8 @@ class Cutter:
         targets = [self._find(layer) for layer in layers]
         nodes = list(self._graph.nodes)
         upto = min(map(nodes.index, targets))
-        start = next(n for n in reversed(nodes[: upto + 1]) if n in self._clean)
+        # Before the first clean value lies the input: then all of the model is the head.
+        start = next((n for n in reversed(nodes[: upto + 1]) if n in self._clean), nodes[0])
         return Cut(
             layers=tuple(map(self._name, targets)),
             grids=tuple(self._grids[target] for target in targets),

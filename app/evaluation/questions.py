@@ -77,7 +77,12 @@ def _with_sticker(rng: np.random.Generator) -> Scene:
     return lesion_scene(rng, sticker=True)
 
 
-_SCENES = {"shapes": _crowded, "lesion": _with_sticker, "lesion-shortcut": _with_sticker}
+_SCENES = {
+    "shapes": _crowded,
+    "shapes-vit": _crowded,
+    "lesion": _with_sticker,
+    "lesion-shortcut": _with_sticker,
+}
 
 
 def _file(pixels: NDArray[np.uint8]) -> bytes:

@@ -31,7 +31,7 @@ Draw = Callable[[np.random.Generator], Scene]
 def service() -> Service:
     settings = Settings(
         models_dir=ROOT / "models",
-        models=("shapes", "lesion", "lesion-shortcut"),
+        models=("shapes", "shapes-vit", "lesion", "lesion-shortcut"),
         max_batch_size=1,
     )
     runner, names = make_runner(settings, "cpu", threads=1)
@@ -54,7 +54,11 @@ def fresh(draw: Draw, n: int, series: int) -> list[Scene]:
 
 
 def explain(
-    service: Service, model: str, scenes: Sequence[Scene], classes: Callable[[Scene], int | str]
+    service: Service,
+    model: str,
+    scenes: Sequence[Scene],
+    classes: Callable[[Scene], int | str],
+    method: str = "gradcam",
 ) -> Iterator[tuple[Answer, NDArray[np.float32]]]:
     """For each scene its answer, and the positive evidence for a class, pixel by pixel."""
     two_at_a_time = asyncio.Semaphore(2)
@@ -62,7 +66,9 @@ def explain(
     async def one(scene: Scene) -> Answer:
         upload = BytesIO()
         Image.fromarray(scene.image).save(upload, "BMP")
-        options = ExplainOptions(model=model, classes=(classes(scene),), output=("raw",))
+        options = ExplainOptions(
+            model=model, classes=(classes(scene),), output=("raw",), method=(method,)
+        )
         async with two_at_a_time:
             return await service.answer(upload.getvalue(), options)
 
@@ -101,14 +107,24 @@ def test_shapes_names_the_dominant_object(service: Service) -> None:
     assert accuracy(service, "shapes", fresh(shapes_scene, 200, 1)) >= 0.95
 
 
-def test_the_peak_for_the_right_class_lies_inside_the_object(service: Service) -> None:
+def pointing(service: Service, model: str, method: str) -> float:
     scenes = fresh(shapes_scene, 200, 2)
-    maps = [found for _, found in explain(service, "shapes", scenes, lambda scene: scene.label)]
+    answers = explain(service, model, scenes, lambda scene: scene.label, method)
     hits = [
         found.max() > 0 and bool(scene.mask.flat[found.argmax()])
-        for found, scene in zip(maps, scenes, strict=True)
+        for (_, found), scene in zip(answers, scenes, strict=True)
     ]
-    assert np.mean(hits) >= 0.90
+    return float(np.mean(hits))
+
+
+def test_the_peak_for_the_right_class_lies_inside_the_object(service: Service) -> None:
+    assert pointing(service, "shapes", "gradcam") >= 0.90
+
+
+def test_a_transformer_names_the_dominant_object_and_points_at_it(service: Service) -> None:
+    assert accuracy(service, "shapes-vit", fresh(shapes_scene, 200, 1)) >= 0.92
+    assert pointing(service, "shapes-vit", "chefer") >= 0.80
+    assert pointing(service, "shapes-vit", "gradcam") >= 0.65
 
 
 def test_lesion_tells_benign_from_suspicious(service: Service) -> None:

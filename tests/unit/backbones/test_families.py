@@ -139,6 +139,16 @@ def test_a_transformer_of_ones_own_size_is_described_by_its_arguments(stem: dict
     assert np.ptp(explained(model, 2).maps[0].values) > 0
 
 
+def test_every_layer_that_is_listed_can_be_asked_for() -> None:
+    model = make(architecture="VisionTransformer", num_classes=3, arguments=SMALL_VIT)
+    x = torch.randn(2, 3, 32, 32)
+    expected = model.module(x)
+    for layer in model.info.layers:
+        cut = model.cut(layer.name)
+        assert torch.allclose(cut.forward_head(cut.forward_features(x))[0], expected, atol=1e-5)
+    assert "conv_proj" in {layer.name for layer in model.info.layers}
+
+
 def test_arguments_go_to_every_familys_constructor(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "from torch import nn\n"
