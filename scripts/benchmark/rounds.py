@@ -1,0 +1,139 @@
+"""Rounds: in each, every server in turn, alone on the machine; the order turns with the rounds."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from benchmark.agreement import disagreement, has_overlay, predictions
+from benchmark.cells import Cell, base_of
+from benchmark.contenders import CONTENDERS, Contender
+from benchmark.measure import measure, spec_of
+from benchmark.pictures import make_pictures
+from benchmark.places import ROOT, WORK
+from benchmark.servers import Server, ServerFailed, serving
+
+_PICTURES = WORK / "pictures"
+_REST_S = 1.0  # between servers
+_OK = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to measure."""
+
+    contenders: Sequence[str]
+    models: Sequence[str]
+    cells: Sequence[Cell]
+    rounds: int
+    seconds: float
+
+    def starts(self) -> "Iterator[tuple[int, str, Contender, list[Cell]]]":
+        """Each start of a server: round, model, server, and its cells."""
+        for number in range(self.rounds):
+            for model in self.models:
+                turn = number % len(self.contenders)
+                for name in [*self.contenders[turn:], *self.contenders[:turn]]:
+                    for group in _groups(CONTENDERS[name], self.cells):
+                        yield number, model, CONTENDERS[name], group
+
+
+def _groups(contender: Contender, cells: Sequence[Cell]) -> list[list[Cell]]:
+    if contender.serves_both:
+        return [list(cells)]
+    whats = dict.fromkeys(cell.what for cell in cells)
+    return [[cell for cell in cells if cell.what == what] for what in whats]
+
+
+class Results:
+    """The figures so far; those that could not be had, with the reason."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.missing: dict[str, str] = {}
+        self._answers: dict[tuple[str, str], Any] = {}
+
+    def leave_out(self, contender: str, model: str, why: str) -> None:
+        print(f"  left out: {contender}, {model}: {why}", flush=True)
+        self.missing[f"{contender}, {model}"] = why
+
+    def is_missing(self, contender: str, model: str) -> bool:
+        return f"{contender}, {model}" in self.missing
+
+    def check(self, server: Server, model: str, what: str, picture: bytes) -> str:
+        """What is wrong with an answer; camserve's own is what the others' are compared with."""
+        status, body = server.post(what, picture)
+        if status != _OK:
+            return f"{what}: status {status}"
+        if what == "explain" and not has_overlay(json.loads(body)):
+            return "explain: no overlay"
+        ours = self._answers.setdefault((model, what), predictions(body))
+        # Halved precision is held to the top class alone: that is what it promises.
+        tolerance = 1.0 if server.contender.name.endswith("bf16") else 1e-3
+        return disagreement(ours, predictions(body), tolerance)
+
+
+def run(plan: Plan) -> Results:
+    """Measure everything; a server that fails is left out, and the rest goes on."""
+    results = Results()
+    for number, model, contender, cells in plan.starts():
+        if results.is_missing(contender.name, model):
+            continue
+        print(f"round {number + 1}/{plan.rounds}: {contender.title}, {model}", flush=True)
+        try:
+            _measure_server(plan, results, contender, model, cells, number)
+        except (ServerFailed, OSError, KeyError, ValueError) as exc:
+            results.leave_out(contender.name, model, str(exc))
+        time.sleep(_REST_S)
+    return results
+
+
+def _measure_server(
+    plan: Plan, results: Results, contender: Contender, model: str, cells: Sequence[Cell], n: int
+) -> None:
+    picture = make_pictures(_PICTURES, "0.24")[0].read_bytes()
+    with serving(contender, model, cells[0].what, picture) as server:
+        for what in dict.fromkeys(cell.what for cell in cells):
+            if problem := results.check(server, model, what, picture):
+                results.leave_out(contender.name, model, problem)
+                return
+        rates: dict[Cell, float] = {}
+        for cell in cells:
+            figures = measure_cell(server, cell, plan.seconds, rates)
+            rates[cell] = figures["rate"]
+            place = {"contender": contender.name, "model": model, "round": n, "cell": cell.key}
+            results.rows.append({**place, "started_s": server.started_s, **figures})
+            print(f"  {cell.key:34} {figures['rate']:8.2f}/s"
+                  f"  p50 {figures['latency_ms']['p50']:7.0f} ms"
+                  f"  others {figures['others_s']:.1f} s", flush=True)  # fmt: skip
+
+
+def measure_cell(
+    server: Server, cell: Cell, seconds: float, rates: dict[Cell, float]
+) -> dict[str, Any]:
+    """One cell of a server that runs."""
+    pictures = make_pictures(_PICTURES, cell.picture)
+    path = server.contender.paths[cell.what]
+    spec = spec_of(server.port, path, pictures, seconds)
+    if cell.percent is None:
+        return measure(server, replace(spec, clients=cell.clients))
+    rate = max(0.1, rates[base_of(cell)] * cell.percent / 100)
+    return {"offered": rate} | measure(server, replace(spec, rate=rate))
+
+
+def engine(models: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Each model's rates without HTTP, each in a process of its own."""
+    found = {}
+    for model in models:
+        print(f"engine: {model}", flush=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmark.engine", model],
+            capture_output=True, text=True, check=True, cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'scripts'}"},
+        )  # fmt: skip
+        found[model] = json.loads(done.stdout)
+    return found
