@@ -8,8 +8,11 @@ _USUAL_PICTURE, _USUAL_CLIENTS = "0.24", 16
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One measurement of one server. ``percent``, where given, is an open loop at so much of the
-    rate that the same server has just reached with the usual clients."""
+    """One measurement of one server.
+
+    ``percent``, where given, is an open loop at so much of the rate that the same server has just
+    reached with the usual clients.
+    """
 
     what: str
     picture: str

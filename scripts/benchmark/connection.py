@@ -1,4 +1,4 @@
-"""The cheapest HTTP/1.1 client that is still honest: one keep-alive connection, one request at a time.
+"""The cheapest HTTP/1.1 client that is still honest: keep-alive, a request at a time.
 
 It looks for the status and for the end of the answer, and keeps the body only where it is asked to.
 """

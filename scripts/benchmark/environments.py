@@ -16,7 +16,7 @@ class CannotInstall(Exception):
 
 
 def make_base() -> None:
-    """torch and what goes with it, in the versions that camserve runs with."""
+    """PyTorch and what goes with it, in the versions that camserve runs with."""
     wanted = [f"{name}=={version(name).partition('+')[0]}" for name in _SHARED]
     _make(WORK / "base", wanted, "\n".join(wanted))
 

@@ -1,7 +1,8 @@
-"""The load generator, a process of its own: python -m benchmark.generator < SPEC
+"""The load generator, a process of its own.
 
-It prints ``begin`` and ``end`` around the window that is measured, so that its parent can read the
-servers' clocks at the same moments, and then one line of JSON.
+Run as: python -m benchmark.generator < SPEC. It prints ``begin`` and ``end`` around the window that
+is measured, so that its parent can read the servers' clocks at the same moments, and then one line
+of JSON.
 """
 
 import asyncio
@@ -81,6 +82,8 @@ class Load:
         kind = self._open() if self._spec.rate else self._closed()
         with suppress(TimeoutError):
             await asyncio.wait_for(kind, self._spec.warm_s + self._spec.seconds + _DRAIN_S)
+        for connection in self._idle:
+            connection.close()
         return self._figures() | {"generator_s": await window}
 
     async def _window(self) -> float:
@@ -135,8 +138,11 @@ class Load:
             self._idle.append(connection)
 
     def _figures(self) -> dict[str, Any]:
-        """Rates are of the answers within the window; latencies of a closed loop are theirs, those
-        of an open one are of the requests that were due within it, answered or not."""
+        """What the window tells.
+
+        Rates are of the answers within it. Latencies of a closed loop are theirs; those of an open
+        one are of the requests that were due within it, whenever they were answered.
+        """
         requests = self._record.requests
         ended = [r for r in requests if self._begin <= r[1] < self._end]
         due = [r for r in requests if self._begin <= r[0] < self._end]

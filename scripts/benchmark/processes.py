@@ -4,18 +4,23 @@ import ctypes
 import os
 import signal
 import time
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PR_SET_CHILD_SUBREAPER = 36
-_TERM_S, _KILL_S = 15.0, 5.0
 
 
-def adopt_orphans() -> None:
-    """From now on whatever this process started stays its descendant, daemons too."""
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+@contextmanager
+def adopting_orphans() -> Iterator[None]:
+    """Meanwhile whatever this process started stays its descendant, daemons too."""
+    prctl = ctypes.CDLL(None).prctl
+    prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    try:
+        yield
+    finally:
+        prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
 
 def tree(pid: int) -> list[int]:
@@ -66,23 +71,26 @@ def machine_seconds() -> float:
     return (user + nice + system + irq + softirq + steal) / _TICKS
 
 
-def end(pid: int) -> None:
-    """End a child of this process and all that it started: asked first, then killed."""
+def end(pid: int, patience_s: float = 8.0) -> None:
+    """End a child of this process and all that it started: asked twice, then killed."""
     known = tree(pid)
-    _signal([pid], signal.SIGTERM)
-    _wait_for_end(known, _TERM_S)
-    orphans = [found for child in children(os.getpid()) for found in tree(child)]
-    left = set(known) & set(orphans)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if any(map(_lives, known)):
+            _signal([pid], number)
+            _wait_for_end(known, patience_s)
+    left = set(known).intersection(tree(os.getpid()))  # no stranger with a number used again
     _signal(left, signal.SIGKILL)
-    _wait_for_end(left, _KILL_S)
+    _wait_for_end(left, patience_s)
 
 
 def _wait_for_end(pids: Iterable[int], seconds: float) -> None:
     deadline = time.monotonic() + seconds
-    while any(map(_lives, pids)) and time.monotonic() < deadline:
+    while time.monotonic() < deadline:
         for pid in pids:
-            with suppress(OSError):
+            with suppress(OSError):  # not ours, or waited for already
                 os.waitpid(pid, os.WNOHANG)
+        if not any(map(_lives, pids)):
+            return
         time.sleep(0.05)
 
 

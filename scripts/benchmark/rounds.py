@@ -19,6 +19,7 @@ from benchmark.servers import Server, ServerFailed, serving
 
 _PICTURES = WORK / "pictures"
 _REST_S = 1.0  # between servers
+ENGINE_S = 25  # a model without HTTP, in each round
 _OK = 200
 
 
@@ -32,14 +33,13 @@ class Plan:
     rounds: int
     seconds: float
 
-    def starts(self) -> "Iterator[tuple[int, str, Contender, list[Cell]]]":
-        """Each start of a server: round, model, server, and its cells."""
-        for number in range(self.rounds):
-            for model in self.models:
-                turn = number % len(self.contenders)
-                for name in [*self.contenders[turn:], *self.contenders[:turn]]:
-                    for group in _groups(CONTENDERS[name], self.cells):
-                        yield number, model, CONTENDERS[name], group
+    def starts(self, number: int) -> Iterator[tuple[str, Contender, list[Cell]]]:
+        """Each start of a server in a round: the model, the server, and its cells."""
+        turn = number % max(1, len(self.contenders))
+        for model in self.models:
+            for name in [*self.contenders[turn:], *self.contenders[:turn]]:
+                for group in _groups(CONTENDERS[name], self.cells):
+                    yield model, CONTENDERS[name], group
 
 
 def _groups(contender: Contender, cells: Sequence[Cell]) -> list[list[Cell]]:
@@ -55,6 +55,7 @@ class Results:
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
         self.missing: dict[str, str] = {}
+        self.engine: list[dict[str, dict[str, float]]] = []
         self._answers: dict[tuple[str, str], Any] = {}
 
     def leave_out(self, contender: str, model: str, why: str) -> None:
@@ -80,7 +81,14 @@ class Results:
 def run(plan: Plan) -> Results:
     """Measure everything; a server that fails is left out, and the rest goes on."""
     results = Results()
-    for number, model, contender, cells in plan.starts():
+    for number in range(plan.rounds):
+        results.engine.append(engine(plan.models))
+        _run_round(plan, results, number)
+    return results
+
+
+def _run_round(plan: Plan, results: Results, number: int) -> None:
+    for model, contender, cells in plan.starts(number):
         if results.is_missing(contender.name, model):
             continue
         print(f"round {number + 1}/{plan.rounds}: {contender.title}, {model}", flush=True)
@@ -89,7 +97,6 @@ def run(plan: Plan) -> Results:
         except (ServerFailed, OSError, KeyError, ValueError) as exc:
             results.leave_out(contender.name, model, str(exc))
         time.sleep(_REST_S)
-    return results
 
 
 def _measure_server(

@@ -1,4 +1,4 @@
-"""One set of weights for all servers: random ones of a fixed seed, with batch norms that fit them."""
+"""One set of weights for all servers: random, of a fixed seed, with batch norms that fit them."""
 
 import hashlib
 from pathlib import Path

@@ -43,14 +43,13 @@ class Tuning:
     workers: int
     threads: int
     batch: int = 1
-    wait_ms: float = 0
+    wait_ms: int = 0
 
     @classmethod
     def read(cls, default: "Tuning") -> "Tuning":
         """The default, or what the sweep wants to try."""
         text = os.environ.get("BENCH_TUNING")
-        return default if text is None else cls(*(float(t) if "." in t else int(t)
-                                                  for t in text.split(",")))  # fmt: skip
+        return cls(*(int(number) for number in text.split(","))) if text else default
 
 
 def model_name() -> str:
@@ -65,7 +64,9 @@ def load_model(threads: int) -> nn.Module:
     """The model with the weights that all servers of a run share; sets this process's threads."""
     torch.set_num_threads(threads)
     model: nn.Module = models.get_model(model_name(), weights=None)
-    model.load_state_dict(load_file(Path(os.environ["BENCH_MODELS"]) / f"{model_name()}.safetensors"))
+    model.load_state_dict(
+        load_file(Path(os.environ["BENCH_MODELS"]) / f"{model_name()}.safetensors")
+    )
     return model.eval()
 
 
@@ -76,7 +77,7 @@ def target_layer() -> str:
 def reshape_tokens(tokens: Tensor) -> Tensor:
     """A ViT's [N, 1 + T, C] → [N, C, h, w]."""
     side = round((tokens.shape[1] - 1) ** 0.5)
-    return tokens[:, 1:].unflatten(1, (side, side)).permute(0, 3, 1, 2)
+    return tokens[:, 1:].reshape(len(tokens), side, side, -1).permute(0, 3, 1, 2)
 
 
 def reshape() -> Any:  # noqa: ANN401 - both libraries take a function or None
@@ -96,7 +97,9 @@ def prepare(picture: Image.Image) -> Tensor:
 def top(logits: Tensor) -> list[dict[str, float]]:
     """A row's highest scores; [classes]."""
     scores, indices = logits.detach().softmax(0).topk(TOP_K)
-    return [{"index": i, "score": s} for i, s in zip(indices.tolist(), scores.tolist(), strict=True)]
+    return [
+        {"index": i, "score": s} for i, s in zip(indices.tolist(), scores.tolist(), strict=True)
+    ]
 
 
 def explained(

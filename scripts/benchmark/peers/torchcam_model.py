@@ -21,9 +21,7 @@ class Model:
 
     def __init__(self, threads: int) -> None:
         self._model = common.load_model(threads)
-        self._cam = GradCAM(
-            self._model, common.target_layer(), reshape_transform=common.reshape()
-        )
+        self._cam = GradCAM(self._model, common.target_layer(), reshape_transform=common.reshape())
 
     def predict(self, inputs: Sequence[Tensor]) -> "list[Predictions]":
         """No autograd, no hooks."""

@@ -6,7 +6,7 @@ As its documentation has it for single inputs: a batchable API takes lists, so a
 import asyncio
 from typing import Any
 
-import bentoml
+import bentoml  # type: ignore[import-not-found]
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -15,43 +15,44 @@ from PIL.Image import Image
 from benchmark.peers import common
 from benchmark.peers.torchcam_model import Model
 
-TUNING = common.Tuning.read(common.Tuning(workers=1, threads=2, batch=16, wait_ms=2000))
+TUNING = common.Tuning.read(common.Tuning(workers=1, threads=2, batch=16))
 BATCHED = {
     "batchable": True,
     "max_batch_size": TUNING.batch,
     "max_latency_ms": 60_000,  # a batch is never given up: its callers wait
 }
+QUIET: dict[str, Any] = {"traffic": {"timeout": 120}, "logging": {"access": {"enabled": False}}}
 
 
-@bentoml.service(workers=TUNING.workers, traffic={"timeout": 120})
+@bentoml.service(workers=TUNING.workers, **QUIET)
 class Batches:
     """[N, 3, 224, 224] → a list of what was found."""
 
     def __init__(self) -> None:
         self.model = Model(TUNING.threads)
 
-    @bentoml.api(**BATCHED)
+    @bentoml.api(**BATCHED)  # type: ignore[untyped-decorator]
     def predict(self, inputs: NDArray[np.float32]) -> list[Any]:
         return list(self.model.predict(list(torch.from_numpy(inputs))))
 
-    @bentoml.api(**BATCHED)
+    @bentoml.api(**BATCHED)  # type: ignore[untyped-decorator]
     def explain(self, inputs: NDArray[np.float32]) -> list[Any]:
         return list(self.model.explain(list(torch.from_numpy(inputs))))
 
 
-@bentoml.service(workers=1, traffic={"timeout": 120})
+@bentoml.service(workers=1, **QUIET)
 class Classifier:
     """Raw JPEG bodies."""
 
     batches = bentoml.depends(Batches)
 
-    @bentoml.api(route="/predict")
+    @bentoml.api(route="/predict")  # type: ignore[untyped-decorator]
     async def predict(self, image: Image, /) -> dict[str, Any]:
         _, tensor = await asyncio.to_thread(read, image)
         (found,) = await self.batches.to_async.predict(tensor)
         return {"predictions": found}
 
-    @bentoml.api(route="/explain")
+    @bentoml.api(route="/explain")  # type: ignore[untyped-decorator]
     async def explain(self, image: Image, /) -> dict[str, Any]:
         picture, tensor = await asyncio.to_thread(read, image)
         ((predictions, cam),) = await self.batches.to_async.explain(tensor)

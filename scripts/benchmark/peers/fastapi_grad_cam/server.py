@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 import uvicorn
 from fastapi import FastAPI, Request
+from PIL.Image import Image
 from pytorch_grad_cam import GradCAM
 from torch import Tensor
 
@@ -37,7 +38,7 @@ async def explain(request: Request) -> dict[str, object]:
     return await asyncio.to_thread(common.explained, common.top(logits), cam, picture)
 
 
-def read(body: bytes) -> tuple[common.Image.Image, Tensor]:
+def read(body: bytes) -> tuple[Image, Tensor]:
     picture = common.decode(body)
     return picture, common.prepare(picture)[None]
 
@@ -49,7 +50,7 @@ def forward(x: Tensor) -> Tensor:
 
 
 def grad_cam(x: Tensor) -> tuple[Tensor, common.Map]:
-    """The library runs the model itself, and keeps its outputs: no second forward for the scores."""
+    """The library runs the model, and keeps its outputs: no second forward for the scores."""
     with GradCAM(model=model, target_layers=layers, reshape_transform=common.reshape()) as cam:
         found: common.Map = cam(input_tensor=x, targets=None)[0]  # [224, 224], scaled to [0, 1]
         return cam.outputs[0].detach(), found

@@ -7,8 +7,9 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any
 
-import litserve as ls
+import litserve as ls  # type: ignore[import-not-found]
 from fastapi import Body
+from PIL.Image import Image
 
 from benchmark.peers import common
 from benchmark.peers.torchcam_model import Model
@@ -50,7 +51,7 @@ def read(body: bytes) -> tuple[Any, Any]:
     return picture, common.prepare(picture)
 
 
-def draw(found: tuple[Any, Any], picture: common.Image.Image) -> dict[str, object]:
+def draw(found: tuple[Any, Any], picture: Image) -> dict[str, object]:
     return common.explained(*found, picture)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from mosec import Runtime, Server, Worker
+from mosec import Runtime, Server, Worker  # type: ignore[import-not-found]
 from PIL import Image
 
 from benchmark.peers import common
@@ -16,6 +16,10 @@ TUNING = common.Tuning.read(common.Tuning(workers=1, threads=2, batch=16, wait_m
 
 class Read(Worker):  # type: ignore[misc]
     """A raw JPEG body → the picture's pixels, no larger than needed, and the model's input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.set_num_threads(1)  # there are several of these: the cores are taken
 
     def deserialize(self, data: bytes) -> bytes:
         return data

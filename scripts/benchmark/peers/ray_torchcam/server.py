@@ -6,7 +6,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import ray
+import ray  # type: ignore[import-not-found]
+from PIL.Image import Image
 from ray import serve
 from starlette.requests import Request
 
@@ -32,14 +33,14 @@ class Classifier:
         picture, tensor = await asyncio.to_thread(read, await request.body())
         if request.url.path == "/predict":
             return {"predictions": await self.predict(tensor)}
-        found = await self.explain(tensor)
-        return await asyncio.to_thread(common.explained, *found, picture)
+        predictions, cam = await self.explain(tensor)
+        return await asyncio.to_thread(common.explained, predictions, cam, picture)
 
-    @serve.batch(**BATCHED)
+    @serve.batch(**BATCHED)  # type: ignore[untyped-decorator]
     async def predict(self, inputs: list[Any]) -> list[Any]:
         return list(await self.run(self.model.predict, inputs))
 
-    @serve.batch(**BATCHED)
+    @serve.batch(**BATCHED)  # type: ignore[untyped-decorator]
     async def explain(self, inputs: list[Any]) -> list[Any]:
         return list(await self.run(self.model.explain, inputs))
 
@@ -47,7 +48,7 @@ class Classifier:
         return await asyncio.get_running_loop().run_in_executor(self.runner, function, inputs)
 
 
-def read(body: bytes) -> tuple[common.Image.Image, Any]:
+def read(body: bytes) -> tuple[Image, Any]:
     picture = common.decode(body)
     return picture, common.prepare(picture)
 
@@ -60,6 +61,6 @@ if __name__ == "__main__":
         log_to_driver=True,
     )
     serve.start(http_options={"host": "127.0.0.1", "port": common.port()})
-    serve.run(Classifier.bind(), route_prefix="/")
+    serve.run(Classifier.bind(), route_prefix="/")  # type: ignore[attr-defined]
     while True:
         time.sleep(3600)
