@@ -11,6 +11,7 @@ Results: docs/benchmarks/NAME.json, NAME.md and NAME.png.
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -64,6 +65,7 @@ def main() -> None:
     if arguments.report:
         write(arguments.out, merged(arguments.name, arguments.out, arguments.report))
         return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # servers must not be left behind
     make_models(MODELS, arguments.models)
     with processes.adopting_orphans():
         if arguments.sweep:
@@ -78,17 +80,22 @@ def measured(arguments: argparse.Namespace) -> dict[str, Any]:
     peers = [] if arguments.engine else installed(arguments.peers)
     plan = plan_of(arguments, peers)
     print(f"about {minutes(plan):.0f} minutes; {json.dumps(described)}", flush=True)
-    results = rounds.run(plan)
-    return {
+    results = rounds.Results()
+    content = {
         "name": arguments.name,
         "command": " ".join(["scripts/bench", *sys.argv[1:]]),
         "machine": described,
         "settings": {"rounds": plan.rounds, "seconds": plan.seconds},
-        "versions": environments.versions(name for name in peers if name in PEERS),
+        "peers": {name: environments.describe(name) for name in peers if name in PEERS},
         "engine": results.engine,
         "missing": results.missing,
         "rows": results.rows,
     }
+    try:
+        rounds.run(plan, results, lambda: save(arguments.out, content))
+    except KeyboardInterrupt:
+        print("interrupted: what was measured is kept")
+    return content
 
 
 def plan_of(arguments: argparse.Namespace, contenders: Sequence[str]) -> rounds.Plan:
@@ -155,17 +162,23 @@ def merged(name: str, folder: Path, names: Sequence[str]) -> dict[str, Any]:
         "name": name,
         "command": "; ".join(part["command"] for part in parts),
         "engine": [found for part in parts for found in part["engine"]],
-        "versions": {k: v for part in parts for k, v in part["versions"].items()},
+        "peers": {k: v for part in parts for k, v in part["peers"].items()},
         "missing": {k: v for part in parts for k, v in part["missing"].items()},
         "rows": [row for part in parts for row in part["rows"]],
     }
 
 
+def save(folder: Path, results: Mapping[str, Any]) -> Path:
+    """The JSON file: all that the rest is made from."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{results['name']}.json"
+    file.write_text(json.dumps(results, indent=1) + "\n")
+    return file
+
+
 def write(folder: Path, results: Mapping[str, Any]) -> None:
     """JSON, Markdown and the plot."""
-    folder.mkdir(parents=True, exist_ok=True)
-    file, text = folder / f"{results['name']}.json", as_markdown(results)
-    file.write_text(json.dumps(results, indent=1) + "\n")
+    file, text = save(folder, results), as_markdown(results)
     file.with_suffix(".md").write_text(text)
     if results["rows"]:
         as_plot(lines_of(results)).save(file.with_suffix(".png"))

@@ -1,14 +1,16 @@
 """The peers' environments: torch once, for all of them, and each peer's own packages beside it."""
 
+import re
 import subprocess
 import sys
-from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from benchmark.places import PEERS, WORK
 
 _SHARED = ("torch", "torchvision", "numpy", "pillow", "safetensors")
+_TUNING = re.compile(r"common\.Tuning\((.*?)\)\)")
 
 
 class CannotInstall(Exception):
@@ -30,14 +32,14 @@ def make_peer(name: str) -> None:
     _make(folder, ["--requirement", str(requirements)], requirements.read_text())
 
 
-def versions(names: Iterable[str]) -> dict[str, list[str]]:
-    """The first lines of each peer's requirements: the packages that it is named for."""
-    return {name: _named(PEERS / name / "requirements.txt") for name in names}
-
-
-def _named(requirements: Path) -> list[str]:
-    """Those before the first empty line."""
-    return requirements.read_text().split("\n\n")[0].splitlines()
+def describe(name: str) -> dict[str, Any]:
+    """What a peer is named for, in which versions, and its settings."""
+    requirements = (PEERS / name / "requirements.txt").read_text()
+    tuning = _TUNING.search((PEERS / name / "server.py").read_text())
+    return {
+        "versions": requirements.split("\n\n")[0].splitlines(),  # those before the first gap
+        "tuning": tuning[1] if tuning else "",
+    }
 
 
 def _make(folder: Path, arguments: list[str], wanted: str) -> None:

@@ -19,7 +19,7 @@ def as_markdown(results: Mapping[str, Any]) -> str:
     """A whole report: the machine, then for each model its tables."""
     lines = lines_of(results)
     engine = engine_medians(results)
-    parts = [f"# {results['name']}", _machine(results)]
+    parts = [f"# {results['name']}", _machine(results), *_peers(results["peers"])]
     for model in dict.fromkeys([*engine, *(line.model for line in lines)]):
         own = [line for line in lines if line.model == model]
         parts += [f"## {model}", *_engine(engine.get(model, {}))]
@@ -50,6 +50,13 @@ def _machine(results: Mapping[str, Any]) -> str:
         f" {settings['seconds']:g} s a cell; medians, in brackets the extremes of the rounds."
         " How it is measured: [README](README.md)."
     )
+
+
+def _peers(peers: Mapping[str, Any]) -> list[str]:
+    rows = [
+        [title(name), ", ".join(peer["versions"]), peer["tuning"]] for name, peer in peers.items()
+    ]
+    return [table(["peer", "versions", "settings"], rows)] if rows else []
 
 
 def _engine(rates: Mapping[str, float]) -> list[str]:

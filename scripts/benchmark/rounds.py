@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from benchmark.servers import Server, ServerFailed, serving
 
 _PICTURES = WORK / "pictures"
 _REST_S = 1.0  # between servers
+_ENGINE_LIMIT_S = 600
 ENGINE_S = 25  # a model without HTTP, in each round
 _OK = 200
 
@@ -78,16 +79,20 @@ class Results:
         return disagreement(ours, predictions(body), tolerance)
 
 
-def run(plan: Plan) -> Results:
-    """Measure everything; a server that fails is left out, and the rest goes on."""
-    results = Results()
+def run(plan: Plan, results: Results, keep: Callable[[], object]) -> None:
+    """Measure everything; a server that fails is left out, and the rest goes on.
+
+    Args:
+        plan: what.
+        results: are filled.
+        keep: is called whenever there is more of them.
+    """
     for number in range(plan.rounds):
         results.engine.append(engine(plan.models))
-        _run_round(plan, results, number)
-    return results
+        _run_round(plan, results, number, keep)
 
 
-def _run_round(plan: Plan, results: Results, number: int) -> None:
+def _run_round(plan: Plan, results: Results, number: int, keep: Callable[[], object]) -> None:
     for model, contender, cells in plan.starts(number):
         if results.is_missing(contender.name, model):
             continue
@@ -96,6 +101,7 @@ def _run_round(plan: Plan, results: Results, number: int) -> None:
             _measure_server(plan, results, contender, model, cells, number)
         except (ServerFailed, OSError, KeyError, ValueError) as exc:
             results.leave_out(contender.name, model, str(exc))
+        keep()
         time.sleep(_REST_S)
 
 
@@ -139,7 +145,7 @@ def engine(models: Sequence[str]) -> dict[str, dict[str, float]]:
         print(f"engine: {model}", flush=True)
         done = subprocess.run(
             [sys.executable, "-m", "benchmark.engine", model],
-            capture_output=True, text=True, check=True, cwd=ROOT,
+            stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT, timeout=_ENGINE_LIMIT_S,
             env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'scripts'}"},
         )  # fmt: skip
         found[model] = json.loads(done.stdout)

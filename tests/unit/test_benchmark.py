@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from benchmark import cli, processes  # noqa: E402 - a package of scripts/
+from benchmark import cli, environments, processes  # noqa: E402 - a package of scripts/
 from benchmark.agreement import disagreement  # noqa: E402
 from benchmark.cells import Cell, cells  # noqa: E402
 from benchmark.connection import Connection  # noqa: E402
@@ -250,7 +250,8 @@ def make_results(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "when": "now",
     }  # fmt: skip
     return {
-        "name": "test", "command": "scripts/bench", "machine": machine, "versions": {},
+        "name": "test", "command": "scripts/bench", "machine": machine,
+        "peers": {"fastapi_grad_cam": environments.describe("fastapi_grad_cam")},
         "settings": {"rounds": 3, "seconds": 5.0}, "rows": rows,
         "engine": [{"resnet50": {"torchvision forward": r}} for r in (10.0, 20.0, 90.0)],
         "missing": {"mosec_torchcam, resnet50": "why\nand a log"},
@@ -268,6 +269,8 @@ def test_a_table_has_medians_of_rounds_and_ratios_to_camserve() -> None:
     assert "| FastAPI + grad-cam | 5 (4 to 9) | 4.00 x | 10 | 30 | 25% |" in text
     assert "| 50% |" in text  # of the ceiling
     assert "2 (http 1, worker 1)" in text  # core-milliseconds
+    assert "| FastAPI + grad-cam | grad-cam==" in text
+    assert "| workers=" in text
     assert "Left out: mosec_torchcam, resnet50: why" in text
     assert "Disturbed" not in text
     assert [line.failed for line in lines_of(results)] == [3, 3]
