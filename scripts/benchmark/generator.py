@@ -124,7 +124,7 @@ class Load:
         self._sent += 1
         request = self._requests[self._sent % len(self._requests)]
         try:
-            connection = self._idle.pop() if self._idle else await Connection.open(self._spec.port)
+            connection = self._kept() or await Connection.open(self._spec.port)
             answer = await connection.ask(request, keep=self._sent % _KEEP_EVERY == 0)
         except OSError:
             self._record.add(started, _FAILED)
@@ -136,6 +136,14 @@ class Load:
         self._record.add(started, *answer)
         if connection.is_open:
             self._idle.append(connection)
+
+    def _kept(self) -> Connection | None:
+        """The latest that is idle; servers close those that were idle for long."""
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.is_open:
+                return connection
+        return None
 
     def _figures(self) -> dict[str, Any]:
         """What the window tells.
