@@ -39,9 +39,10 @@ def cells(
     """
     picture = _USUAL_PICTURE if _USUAL_PICTURE in pictures else pictures[0]
     usual = _USUAL_CLIENTS if _USUAL_CLIENTS in clients else clients[0]
+    others = [p for p in pictures if p != picture]
     found = []
     for what in whats:
-        found += [Cell(what, p, usual) for p in pictures]
+        found += [Cell(what, p, usual) for p in (picture, *others)]
         found += [Cell(what, picture, c) for c in clients if c != usual]
         found += [Cell(what, picture, usual, percent) for percent in percents]
     return found

@@ -56,21 +56,32 @@ def serving(
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as temporary:
         own = contender.environment_for(model, port, what, temporary) if contender.is_peer else {}
-        with log.open("w") as output:
-            process = subprocess.Popen(
-                contender.command_for(model, port),
-                cwd=ROOT,
-                env={**os.environ, **own, **(environment or {})},
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
+        process = _start(contender.command_for(model, port), {**own, **(environment or {})}, log)
         try:
             _wait_until_ready(process, port, contender.paths[what], picture, log)
             yield Server(contender, process.pid, port, time.monotonic() - began)
         finally:
             processes.end(process.pid)
+
+
+def _start(
+    command: list[str], environment: Mapping[str, str], log: Path
+) -> "subprocess.Popen[bytes]":
+    with log.open("w") as output:
+        return subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**_plain_environment(), **environment},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,  # a Ctrl-C is this program's, which then ends the server
+        )
+
+
+def _plain_environment() -> dict[str, str]:
+    """This process's, without settings of camserve: it is measured with its defaults."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("APP_")}
 
 
 def _wait_until_ready(
