@@ -148,15 +148,18 @@ class Load:
     def _figures(self) -> dict[str, Any]:
         """What the window tells.
 
-        Rates are of the answers within it. Latencies of a closed loop are theirs; those of an open
-        one are of the requests that were due within it, whenever they were answered.
+        Closed loop: an answer counts for the part of its time that lies within it (counted whole,
+        a batch that ends just outside would be lost); latencies are of those that ended within it.
+        Open loop: answers that ended within it; latencies are of the requests that were due within
+        it, whenever they were answered.
         """
         requests = self._record.requests
         ended = [r for r in requests if self._begin <= r[1] < self._end]
         due = [r for r in requests if self._begin <= r[0] < self._end]
         counted = due if self._spec.rate else ended
         times = [(end - start) * 1e3 for start, end, status in counted if status == _OK]
-        answered = sum(status == _OK for *_, status in ended)
+        shares = [self._share(*r) for r in (ended if self._spec.rate else requests)]
+        answered = sum(shares)
         return {
             "answered": answered,
             "rate": answered / self._spec.seconds,
@@ -165,6 +168,15 @@ class Load:
             | {"max": max(times, default=0.0), "mean": sum(times) / max(1, len(times))},
             "stages_ms": _stages(self._record.bodies),
         }
+
+    def _share(self, started: float, ended: float, status: int) -> float:
+        """How much of a request is an answer within the window."""
+        if status != _OK:
+            return 0.0
+        if self._spec.rate:
+            return 1.0
+        within = min(ended, self._end) - max(started, self._begin)
+        return max(0.0, within) / max(ended - started, 1e-9)
 
 
 def _request(spec: Spec, body: bytes) -> bytes:

@@ -63,7 +63,7 @@ def usage(before: Clocks, after: Clocks, figures: Mapping[str, Any]) -> dict[str
 
     ``others_s`` is what neither the server nor the generator used: it should be next to nothing.
     """
-    cores, answered = os.cpu_count() or 1, int(figures["answered"])
+    cores, answered = os.cpu_count() or 1, float(figures["answered"])
     used: dict[str, float] = defaultdict(float)
     for pid, seconds in after.processes.items():
         used[processes.role(pid)] += seconds - before.processes.get(pid, 0.0)

@@ -39,12 +39,12 @@ def ratio(numerator: float, denominator: float) -> float | None:
     return numerator / denominator if denominator else None
 
 
-def ceiling(core_seconds: Mapping[str, float], requests: int, cores: int) -> float | None:
+def ceiling(core_seconds: Mapping[str, float], requests: float, cores: int) -> float | None:
     """The rate at which all cores would do nothing but what these processes did.
 
     Args:
         core_seconds: of each process, while so many requests were answered.
-        requests: how many.
+        requests: how many; a part of one counts.
         cores: of the machine.
 
     Returns:

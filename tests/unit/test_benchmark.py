@@ -116,14 +116,22 @@ def test_a_closed_loop_counts_what_the_server_answered_over_kept_connections(pic
     assert server.connections == 3
     assert 0 < figures["answered"] <= len(server.requests)
     assert figures["rate"] == figures["answered"] / 0.5
-    assert figures["statuses"] == {"200": figures["answered"]}
+    assert set(figures["statuses"]) == {"200"}
+    assert abs(figures["statuses"]["200"] - figures["answered"]) <= 3  # those at the edges
 
 
 def test_latencies_are_the_servers_own(picture: Path) -> None:
     figures, _ = load(plain(b"{}", after_s=0.05), picture, clients=2)
 
     assert 50 <= figures["latency_ms"]["p50"] < 200  # a busy machine may be late, never early
-    assert figures["answered"] <= 2 * 0.5 / 0.05
+    assert figures["answered"] <= 2 * 0.5 / 0.05 + 1e-6
+
+
+def test_a_batch_that_ends_just_outside_the_window_counts_for_its_part(picture: Path) -> None:
+    """Two clients that wait 0.4 s: half a second holds 2.5 answers, whatever ends within it."""
+    figures, _ = load(plain(b"{}", after_s=0.4), picture, clients=2)
+
+    assert 2.2 < figures["answered"] <= 2.5
 
 
 def test_other_statuses_are_counted_and_are_no_answers(picture: Path) -> None:
@@ -133,7 +141,7 @@ def test_other_statuses_are_counted_and_are_no_answers(picture: Path) -> None:
     figures, _ = load(every_third_fails, picture, clients=1)
 
     failed, answered = figures["statuses"]["503"], figures["statuses"]["200"]
-    assert figures["answered"] == answered
+    assert abs(figures["answered"] - answered) <= 1
     assert abs(answered - 2 * failed) <= 2
 
 
