@@ -15,7 +15,8 @@ from PIL.Image import Image
 from benchmark.peers import common
 from benchmark.peers.torchcam_model import Model
 
-TUNING = common.Tuning.read(common.Tuning(workers=1, threads=2, batch=16))
+# Found by scripts/bench --sweep --peers bentoml_torchcam --models resnet50 --seconds 4, two cores.
+TUNING = common.Tuning.read(common.Tuning(workers=1, threads=2, batch=8))
 BATCHED = {
     "batchable": True,
     "max_batch_size": TUNING.batch,

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from benchmark.peers import common
 
-TUNING = common.Tuning.read(common.Tuning(workers=1, threads=2))
+# Found by scripts/bench --sweep --peers fastapi_grad_cam --models resnet50 --seconds 4, two cores.
+TUNING = common.Tuning.read(common.Tuning(workers=2, threads=1))
 
 app = FastAPI()
 runner = ThreadPoolExecutor(1)

@@ -11,7 +11,8 @@ from PIL import Image
 from benchmark.peers import common
 from benchmark.peers.torchcam_model import Model
 
-TUNING = common.Tuning.read(common.Tuning(workers=1, threads=2, batch=16, wait_ms=5))
+# Found by scripts/bench --sweep --peers mosec_torchcam --models resnet50 --seconds 4, two cores.
+TUNING = common.Tuning.read(common.Tuning(workers=1, threads=2, batch=16))
 
 
 class Read(Worker):  # type: ignore[misc]
