@@ -1,12 +1,18 @@
 """Whether a peer's answer is camserve's: the same weights, the same input, the same top class."""
 
+import base64
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from io import BytesIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 Predictions = Sequence[Mapping[str, float]]
 
-TOLERANCE = 1e-3
+TOLERANCE = 1e-3  # of a score
+MOST_LEVELS = 1.0  # of 255, the mean over a picture
 
 
 def predictions(body: bytes) -> Predictions:
@@ -27,8 +33,17 @@ def disagreement(ours: Predictions, theirs: Predictions, tolerance: float = TOLE
     return ""
 
 
-def has_overlay(answer: Mapping[str, Any]) -> bool:
-    """Whether a picture came with it: camserve's place for it, or the peers'."""
-    if "overlay" in answer:
-        return bool(answer["overlay"])
-    return bool(answer["explanations"][0]["overlay"]["base64"])
+def overlay(body: bytes) -> NDArray[np.float32]:
+    """The picture of an answer, from camserve's place for it or the peers': [height, width, 3]."""
+    answer = json.loads(body)
+    encoded = answer.get("overlay") or answer["explanations"][0]["overlay"]["base64"]
+    picture = Image.open(BytesIO(base64.b64decode(encoded))).convert("RGB")
+    return np.asarray(picture, np.float32)
+
+
+def difference(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> str:
+    """What differs between two overlays, in words; empty where nothing does."""
+    if ours.shape != theirs.shape:
+        return f"overlay {theirs.shape}, not {ours.shape}"
+    levels = float(np.abs(ours - theirs).mean())
+    return f"overlay: {levels:.1f} levels of 255 off" if levels > MOST_LEVELS else ""

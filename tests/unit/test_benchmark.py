@@ -1,6 +1,7 @@
 """scripts/bench counts honestly: its load generator, and the arithmetic of its tables."""
 
 import asyncio
+import base64
 import json
 import subprocess
 import sys
@@ -12,11 +13,13 @@ from typing import Any
 
 import pytest
 
+from tests.pictures import encode, make_picture
+
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 from benchmark import cli, environments, processes  # noqa: E402 - a package of scripts/
-from benchmark.agreement import disagreement  # noqa: E402
+from benchmark.agreement import difference, disagreement, overlay  # noqa: E402
 from benchmark.cells import Cell, cells  # noqa: E402
 from benchmark.connection import Connection  # noqa: E402
 from benchmark.generator import Load, Spec  # noqa: E402
@@ -240,6 +243,17 @@ def test_answers_agree_by_top_class_and_scores() -> None:
     assert disagreement(ours, [{"index": 1, "score": 0.5004}, {"index": 3, "score": 0.3}]) == ""
     assert "top class" in disagreement(ours, [{"index": 2, "score": 0.5}])
     assert "0.4900" in disagreement(ours, [{"index": 1, "score": 0.49}])
+
+
+def test_overlays_are_compared_as_pictures() -> None:
+    encoded = base64.b64encode(encode(make_picture(), "PNG")).decode()
+    ours = {"explanations": [{"overlay": {"base64": encoded}}]}
+
+    found = [overlay(json.dumps(answer).encode()) for answer in (ours, {"overlay": encoded})]
+
+    assert difference(*found) == ""
+    assert "2.0 levels" in difference(found[0], found[1] + 2)
+    assert "not (90, 120, 3)" in difference(found[0], found[1][:50])
 
 
 def make_row(contender: str, rate: float, number: int, **more: Any) -> dict[str, Any]:
