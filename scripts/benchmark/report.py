@@ -159,7 +159,7 @@ def percent(value: float | None) -> str:
 
 
 def spread_ms(spread: Spread) -> str:
-    return number(spread.median)
+    return number(spread.median or None)  # 0: none ended in the window
 
 
 def by_role(values: Mapping[str, float]) -> str:
