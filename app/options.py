@@ -61,7 +61,7 @@ def flag(value: object) -> bool:
     """True or false, as JSON or text."""
     if isinstance(value, bool):
         return value
-    if value in {"true", "false"}:
+    if isinstance(value, str) and value in {"true", "false"}:
         return value == "true"
     raise ValueError("must be true or false")
 

@@ -26,8 +26,7 @@ relaxed = settings(max_examples=80, deadline=None, derandomize=True)
 
 def ask(path: str = EXPLAIN, **arguments: Any) -> int:
     response = API.request("POST", path, **arguments)
-    # 504 is what a caller asks for who gives it a millisecond.
-    assert response.status_code < 500 or response.status_code == 504, response.text
+    assert response.status_code < 500, response.text
     if response.status_code >= 400:
         assert response.headers["Content-Type"] == "application/problem+json"
         json.loads(response.text)
@@ -69,6 +68,7 @@ def test_any_option_in_the_query(name: str, value: str, path: str) -> None:
 @example({"model": "\ud800"}, {})
 @example({"classes": ["\ud800"]}, {})
 @example({"deadline_ms": 10**400}, {})
+@example({"counterfactual": []}, {})
 @example({"top_k": 1e999}, {"top_k": "inf"})
 def test_any_json(keys: dict[str, Any], query: dict[str, str]) -> None:
     body = json.dumps({"image": in_base64(), **keys})
