@@ -61,8 +61,8 @@ def _load(settings: Settings, manifest: Manifest, precision: Precision) -> "Mode
 
     torch.set_num_threads(os.cpu_count() or 1)
     device = torch.device(find_devices(settings.devices)[0])
-    loading = Loading(allow_factories=settings.allow_factories)
-    return Model(manifest.model_copy(update={"precision": precision}), device, loading)
+    chosen = manifest.model_copy(update={"precision": precision})
+    return Model(chosen, device, Loading.by(settings))
 
 
 def _advise(fp32: "list[Measured]", bf16: "list[Measured]", latency_ms: float | None) -> None:
@@ -76,6 +76,6 @@ def _advise(fp32: "list[Measured]", bf16: "list[Measured]", latency_ms: float | 
     if low and low.rate > plain.rate:
         gain = low.rate / plain.rate
         print(
-            f"APP_PRECISION=bf16 APP_MAX_BATCH_SIZE={low.rows}  # or so: {gain:.2f} times as fast;"
-            " scores are not the same to the last digit"
+            f"APP_MAX_BATCH_SIZE={low.rows} APP_PRECISION=bf16  # instead: {gain:.2f} times as"
+            " fast; on the self-check's pictures no score moved by more than 0.01"
         )

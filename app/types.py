@@ -99,6 +99,9 @@ class Catalogue(Frozen):
     methods: tuple[MethodInfo, ...]
 
 
+BUDGET_EXHAUSTED = "budget_exhausted"  # flag of a map that more passes, or time, would improve
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """One picture for one model, as the worker takes it.

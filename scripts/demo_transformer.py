@@ -1,8 +1,7 @@
 """The small transformer among the demo models: training it on two cores.
 
-A transformer has to learn even that neighbouring patches belong together, and 7,000 pictures with
-one label each do not teach that in minutes. So each patch is asked, too, what lies on it; that
-second head is thrown away in the end.
+Each patch is asked, too, what lies on it, which says far more of a picture than one label does;
+that second head is thrown away in the end.
 """
 
 import time

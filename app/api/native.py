@@ -40,7 +40,7 @@ from app.logs import request_id
 from app.metrics import Metrics
 from app.options import ExplainOptions, PredictOptions
 from app.service import OnProgress, Service
-from app.types import Answer, ModelInfo
+from app.types import BUDGET_EXHAUSTED, Answer, ModelInfo
 
 JSON = "application/json"
 PICTURES = ("image/png", "image/webp", "image/jpeg")
@@ -167,7 +167,7 @@ class NativeApi:
         if answer is None:
             return _gone()
         response = await write(answer)
-        if answer.model.version == version:  # it was not replaced meanwhile
+        if answer.model.version == version and not _is_partial(answer):  # nor replaced meanwhile
             response.headers.update({"ETag": etag, "Cache-Control": "private, no-cache"})
             self._cache.put(etag, response)
         return self._counted("miss", response)
@@ -239,6 +239,11 @@ async def _while_connected(request: Request, work: Coroutine[Any, Any, Answer]) 
     finally:
         hang_up.cancel()
         task.cancel()
+
+
+def _is_partial(answer: Answer) -> bool:
+    """Whether more time might have made it another one."""
+    return any(BUDGET_EXHAUSTED in e.flags for e in answer.explanations)
 
 
 def _gone() -> Response:

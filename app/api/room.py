@@ -46,6 +46,8 @@ class Room:
         Raises:
             Overloaded: it was too long.
         """
+        if self._may_read(place):
+            return
         try:
             async with asyncio.timeout(self._patience_s):
                 while not self._may_read(place):

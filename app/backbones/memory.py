@@ -35,16 +35,27 @@ def check_fits(manifest: Manifest) -> None:
         )
 
 
-def held(device: torch.device) -> int:
-    """Bytes that this process holds on a device; 0 where the system does not say.
+class Meter:
+    """Measures what loading and warming up a model takes of a device, from now on.
 
-    On a GPU the most since the last call: what a batch needs counts, too.
+    On a GPU what a batch needs counts, too, as the warm-up runs the largest; elsewhere what the
+    process keeps of that. What other models do meanwhile cannot be told apart.
     """
-    if device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        return peak
-    return _field(_STATUS, "VmRSS") or 0
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)  # the peak is what is allocated now
+        self._before = self._held()
+
+    def taken(self) -> int:
+        """Bytes; 0 where the system does not say."""
+        return max(self._held() - self._before, 0)
+
+    def _held(self) -> int:
+        if self._device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self._device)
+        return _field(_STATUS, "VmRSS") or 0
 
 
 def check_left(manifest: Manifest, device: torch.device, taken: int) -> None:

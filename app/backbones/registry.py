@@ -7,7 +7,7 @@ from threading import Lock
 import torch
 
 from app.backbones.manifest import Manifest
-from app.backbones.memory import check_fits, check_left, full_device, give_back, held
+from app.backbones.memory import Meter, check_fits, check_left, full_device, give_back
 from app.backbones.model import DEFAULTS, Loading, Model
 from app.errors import CamserveError, LoadFailed, ModelReplaced, NotEnoughMemory
 from app.types import ModelInfo, ModelState
@@ -83,10 +83,10 @@ class Registry:
     def _make(self, manifest: Manifest, prepare: Callable[[Model], None]) -> Model:
         """A model that is ready, and leaves room for its requests."""
         check_fits(manifest)
-        before = held(self.device)
+        meter = Meter(self.device)
         model = Model(manifest, self.device, self._loading)
         prepare(model)
-        taken = max(held(self.device) - before, 0)
+        taken = meter.taken()
         check_left(manifest, self.device, taken)
         model.info = model.info.model_copy(update={"memory_bytes": taken})
         return model

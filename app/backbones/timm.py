@@ -7,6 +7,11 @@ from torch import nn
 from app.backbones.manifest import Manifest
 from app.errors import ManifestError, ModelCheckFailed
 
+# They would load other weights, unchecked.
+_WEIGHTS_ARGUMENTS = {
+    "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir",
+}  # fmt: skip
+
 
 def build(manifest: Manifest) -> nn.Module:
     """The architecture; with timm's own weights where ``weights`` is ``"pretrained"``.
@@ -26,6 +31,10 @@ def build(manifest: Manifest) -> nn.Module:
         raise ManifestError(
             f"{manifest.file}: weights: 'pretrained', 'random', a .safetensors or .pth file, or a"
             " URL; timm's variants are tags of the architecture"
+        )
+    if own := sorted(_WEIGHTS_ARGUMENTS & manifest.arguments.keys()):
+        raise ManifestError(
+            f"{manifest.file}: arguments: {own[0]}: which weights to load is said by 'weights'"
         )
     try:
         model: nn.Module = timm.create_model(

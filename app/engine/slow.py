@@ -14,9 +14,8 @@ from app.engine.fast import class_indices, finite, place, run
 from app.errors import CamserveError, DeadlineExceeded, InvalidOption
 from app.explain.registry import SlowMethod, slow_methods
 from app.explain.steps import Found, Gradient, Head, Pass, Row, Steps, Unfinished, Unsuited
-from app.types import ClassMap, Job, JobResult, Progress
+from app.types import BUDGET_EXHAUSTED, ClassMap, Job, JobResult, Progress
 
-BUDGET_EXHAUSTED = "budget_exhausted"
 _MARGIN = 0.05  # of a job's time, and at least
 _MIN_MARGIN_S = 0.3  # for its answer to be drawn and sent
 

@@ -24,7 +24,7 @@ from benchmark.pictures import SIZES
 from benchmark.places import MODELS, RESULTS, WORK
 from benchmark.plot import as_plot
 from benchmark.report import as_markdown, lines_of
-from benchmark.sweep import grid, sweep
+from benchmark.sweep import sweep
 from benchmark.weights import NAMES, make_models
 
 _ALL: Mapping[str, Any] = {
@@ -77,10 +77,10 @@ def main() -> None:
 def measured(arguments: argparse.Namespace) -> dict[str, Any]:
     """The content of a result file."""
     described = machine.describe()  # first: it tells what the load was before
-    peers = [] if arguments.engine else installed(arguments.peers)
+    results = rounds.Results()
+    peers = [] if arguments.engine else installed(arguments.peers, results.missing)
     plan = plan_of(arguments, peers)
     print(f"about {minutes(plan):.0f} minutes; {json.dumps(described)}", flush=True)
-    results = rounds.Results()
     content = {
         "name": arguments.name,
         "command": " ".join(["scripts/bench", *sys.argv[1:]]),
@@ -115,25 +115,26 @@ def minutes(plan: rounds.Plan) -> float:
     return (seconds + plan.rounds * len(plan.models) * rounds.ENGINE_S) / 60
 
 
-def installed(names: Sequence[str]) -> list[str]:
-    """Those whose environments can be made, in the order that was asked for."""
+def installed(names: Sequence[str], missing: dict[str, str]) -> list[str]:
+    """Those whose environments can be made, in the order that was asked for; why others cannot."""
     if any(name in PEERS for name in names):
         environments.make_base()
-    return [name for name in names if name not in PEERS or _can_install(name)]
+    return [name for name in names if name not in PEERS or _can_install(name, missing)]
 
 
-def _can_install(name: str) -> bool:
+def _can_install(name: str, missing: dict[str, str]) -> bool:
     try:
         environments.make_peer(name)
     except environments.CannotInstall as exc:
         print(f"left out: {exc}")
+        missing[name] = str(exc)
         return False
     return True
 
 
 def run_sweep(arguments: argparse.Namespace) -> None:
     """Every peer's grid, and the best point of each on standard output."""
-    peers = [name for name in installed(arguments.peers) if name in PEERS]
+    peers = [name for name in installed(arguments.peers, {}) if name in PEERS]
     cell = Cell(arguments.what[0], arguments.pictures[0], arguments.clients[0])
     found = [
         point
@@ -147,7 +148,7 @@ def run_sweep(arguments: argparse.Namespace) -> None:
         best.setdefault((point["peer"], point["model"]), point)
     for point in best.values():
         print(f"best: {point}")
-    print(f"{cell.key}; {sum(len(grid(p, 2)) for p in peers)} points a model")
+    print(f"{cell.key}; {len(found)} points")
 
 
 def merged(name: str, folder: Path, names: Sequence[str]) -> dict[str, Any]:

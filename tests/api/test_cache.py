@@ -1,11 +1,12 @@
 """Answers that are kept: the same question is worked on once."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from app.errors import ModelReplaced
-from app.types import Job, JobResult
+from app.types import BUDGET_EXHAUSTED, Job, JobResult
 from tests.api.client import EXPLAIN, PREDICT, Api, form_body, make_api, picture
 from tests.fakes import CATALOGUE, COLOURS, FakeEngine
 
@@ -106,6 +107,24 @@ def test_an_answer_of_a_version_that_came_meanwhile_is_not_kept_for_the_old_one(
     answer = api.raw()
     assert answer.json()["model"]["version"] == "sha256:newer"
     assert "etag" not in answer.headers
+
+
+class Hasty(FakeEngine):
+    """Never has the time for all passes."""
+
+    async def submit(self, job: Job, on_progress: Any = None) -> JobResult:
+        result = await super().submit(job, on_progress)
+        maps = tuple(replace(found, flags=(BUDGET_EXHAUSTED,)) for found in result.maps)
+        return replace(result, maps=maps)
+
+
+def test_a_map_that_more_time_would_improve_is_not_kept() -> None:
+    api = make_api(cache_bytes=300_000, engine=Hasty())
+    hasty = api.raw(method="lime", deadline_ms=5000)
+    assert hasty.json()["explanations"][0]["flags"] == [BUDGET_EXHAUSTED]
+    assert "etag" not in hasty.headers
+    api.raw(method="lime")
+    assert len(api.engine.jobs) == 2
 
 
 def test_errors_are_not_kept(api: Api) -> None:

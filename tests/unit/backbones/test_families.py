@@ -174,6 +174,11 @@ def test_arguments_that_a_constructor_has_not_are_named(family: str, architectur
         make(family=family, architecture=architecture, arguments={"colour": "red"})
 
 
+def test_arguments_cannot_name_other_weights() -> None:
+    with pytest.raises(ManifestError, match="arguments: checkpoint_path: which weights"):
+        make(family="timm", architecture="resnet18", arguments={"checkpoint_path": "w.pth"})
+
+
 def test_published_weights_are_of_published_sizes_only() -> None:
     with pytest.raises(ManifestError, match="none are published for VisionTransformer"):
         make(architecture="VisionTransformer", weights="IMAGENET1K_V1", arguments=SMALL_VIT)

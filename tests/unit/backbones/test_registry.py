@@ -1,6 +1,7 @@
 """Models that are replaced and unloaded while others wait for them."""
 
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,16 @@ def test_a_new_manifest_is_listed_as_not_loaded(registry: Registry) -> None:
     assert [(m.name, m.state) for m in registry.models()] == [("m", "ready"), ("new", "unloaded")]
 
 
+def assert_refused(registry: Registry, prepare: Callable[[Model], None], numbers: str) -> None:
+    """Another version has no room; the one that is served stays."""
+    old = version(registry)
+    registry.enlist(make_manifest(seed=1))
+    error = registry.load("m", prepare)
+    assert isinstance(error, NotEnoughMemory)
+    assert numbers in error.detail
+    assert version(registry) == old
+
+
 def test_weights_that_are_larger_than_the_memory_are_refused_with_both_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,12 +150,7 @@ def test_a_warm_model_that_leaves_no_room_for_requests_is_refused(
     def fill(_model: Model) -> None:
         meminfo.write_text("MemAvailable:  200000 kB\n")
 
-    old = version(registry)
-    registry.enlist(make_manifest(seed=1))
-    error = registry.load("m", fill)
-    assert isinstance(error, NotEnoughMemory)
-    assert "leaves 205 MB on cpu; 256 MB must stay free" in error.detail
-    assert version(registry) == old
+    assert_refused(registry, fill, "leaves 205 MB on cpu; 256 MB must stay free")
 
 
 def test_a_container_has_what_its_own_limit_leaves(
@@ -162,9 +168,20 @@ def test_a_container_has_what_its_own_limit_leaves(
     memory.check_fits(manifest)
 
 
-def test_what_a_model_took_is_told(registry: Registry) -> None:
+def test_what_a_model_took_is_told(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status = tmp_path / "status"
+    monkeypatch.setattr(memory, "_STATUS", status)
+    status.write_text("Name:  worker\nVmRSS:  1000 kB\n")
+
+    def grow(_model: Model) -> None:
+        status.write_text("Name:  worker\nVmRSS:  5000 kB\n")
+
+    registry.enlist(make_manifest(seed=1))
+    assert registry.load("m", grow) is None
     (info,) = registry.models()
-    assert info.memory_bytes is not None
+    assert info.memory_bytes == 4000 * 1024
 
 
 def test_a_model_that_a_gpu_has_no_room_for_is_refused_with_the_numbers(
@@ -175,9 +192,4 @@ def test_a_model_that_a_gpu_has_no_room_for_is_refused_with_the_numbers(
     def exhaust(_model: Model) -> None:
         raise torch.OutOfMemoryError
 
-    old = version(registry)
-    registry.enlist(make_manifest(seed=1))
-    error = registry.load("m", exhaust)
-    assert isinstance(error, NotEnoughMemory)
-    assert "2 MB of 8 MB" in error.detail
-    assert version(registry) == old
+    assert_refused(registry, exhaust, "2 MB of 8 MB")
