@@ -40,19 +40,29 @@ def build(manifest: Manifest) -> nn.Module:
             f"{manifest.file}: architecture: torchvision has no classification model"
             f" {manifest.architecture!r}"
         )
-    quick = {"init_weights": False} if manifest.architecture in _SLOWLY_DRAWN else {}
     entry = _entry(manifest) if manifest.is_published else None
     if entry is not None:
         download(manifest, entry.url)  # reads it with weights_only; what follows finds it cached
     try:
         model: nn.Module = models.get_model(
-            manifest.architecture, weights=entry, **manifest.constructor, **quick
+            manifest.architecture, weights=entry, **{**_usual(manifest), **manifest.constructor}
         )
     except TypeError as exc:
         raise ManifestError(f"{manifest.file}: arguments: {exc}") from exc
     except ValueError as exc:
         raise ManifestError(f"{manifest.file}: num_classes: {exc}") from exc
     return _without_aux(model)
+
+
+def _usual(manifest: Manifest) -> dict[str, Any]:
+    """Arguments of a model without published weights, where the manifest says nothing else."""
+    if manifest.is_published:
+        return {}
+    if manifest.architecture in _SLOWLY_DRAWN:
+        return {"init_weights": False}
+    if manifest.architecture.startswith("vit_"):  # made for one size: that of its preprocessing
+        return {"image_size": _entry(manifest).meta["min_size"][0]}
+    return {}
 
 
 def _of_class(manifest: Manifest) -> nn.Module:
