@@ -1,0 +1,72 @@
+"""Pixels become a PNG file, fast: the one format whose encoder here is our own.
+
+Pillow tries five filters on each row and deflates with zlib: 13 ms for a 600x400 overlay. One
+filter for all rows and deflate by ISA-L take 2 ms, and a twelfth more bytes (of a heatmap: less
+than half).
+
+Source: PNG Specification, Third Edition (W3C, https://www.w3.org/TR/png-3/), sections 5, 9 and 11.
+"""
+
+import struct
+
+import numpy as np
+from isal import isal_zlib
+from numpy.typing import NDArray
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_RGB, _PALETTE = 2, 3  # colour types
+_SUB = 1  # filter: the difference from the pixel to the left
+_LEVEL = 1
+
+Levels = NDArray[np.uint8]
+
+
+def rgb_png(pixels: Levels) -> bytes:
+    """A picture.
+
+    Args:
+        pixels: [H, W, 3].
+    """
+    return _file(_header(pixels, _RGB), _data(pixels))
+
+
+def palette_png(indices: Levels, palette: Levels, opacity: Levels) -> bytes:
+    """A picture of at most 256 colours.
+
+    Args:
+        indices: [H, W], of a colour for each pixel.
+        palette: [colours, 3].
+        opacity: [colours], of each of them; 0 is transparent.
+    """
+    return _file(
+        _header(indices, _PALETTE),
+        _chunk(b"PLTE", palette.tobytes()),
+        _chunk(b"tRNS", opacity.tobytes()),
+        _data(indices[:, :, None]),
+    )
+
+
+def _file(*chunks: bytes) -> bytes:
+    return b"".join((_SIGNATURE, *chunks, _chunk(b"IEND", b"")))
+
+
+def _header(pixels: Levels, color_type: int) -> bytes:
+    height, width = pixels.shape[:2]
+    bits, deflate, filters, interlace = 8, 0, 0, 0
+    header = struct.pack("!II5B", width, height, bits, color_type, deflate, filters, interlace)
+    return _chunk(b"IHDR", header)
+
+
+def _data(pixels: Levels) -> bytes:
+    height, width, channels = pixels.shape
+    rows = pixels.reshape(height, width * channels)
+    filtered = np.empty((height, 1 + rows.shape[1]), np.uint8)
+    filtered[:, 0] = _SUB
+    filtered[:, 1 : 1 + channels] = rows[:, :channels]
+    np.subtract(rows[:, channels:], rows[:, :-channels], out=filtered[:, 1 + channels :])
+    return _chunk(b"IDAT", isal_zlib.compress(filtered, _LEVEL))
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    check = isal_zlib.crc32(data, isal_zlib.crc32(kind))
+    return b"".join((struct.pack("!I", len(data)), kind, data, struct.pack("!I", check)))
