@@ -20,6 +20,7 @@ from app.api.body import (
     check_size,
     parse_body,
     parse_options,
+    takes_long,
 )
 from app.api.cache import ResponseCache, make_etag
 from app.api.events import MEDIA_TYPE as EVENTS
@@ -48,7 +49,7 @@ PICTURES = ("image/png", "image/webp", "image/jpeg")
 Work = Callable[[], Coroutine[Any, Any, Answer]]
 Write = Callable[[Answer], Awaitable[Response]]
 
-_BULKY = 64 * 1024  # bytes of pictures and maps that take longer to write than a thread to start
+_BULKY = 512 * 1024  # bytes of pictures and maps that take over half a millisecond to write
 
 
 class NativeApi:
@@ -185,7 +186,8 @@ class NativeApi:
         body = await request.body()
         began = time.monotonic()
         # Not in the threads that decode: a queue in front of those must not hold this up.
-        upload = await asyncio.to_thread(parse_body, content_type, body)
+        parse = partial(parse_body, content_type, body)
+        upload = await asyncio.to_thread(parse) if takes_long(content_type, body) else parse()
         check_size(upload.image, self._max_body_bytes)
         if upload.mask is not None and model is not ExplainOptions:
             raise InvalidOption("mask: there is no such option.", fields=[("mask", "unknown")])

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# NumPy's products are small here, and the cores are taken: a pool of threads would only spin.
+_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1"}
 _START_S = 300  # for a worker to import torch and listen, on a slow disk
 _LONG_LIFE_S = 10  # a child that did its work for so long is started again at once
 _BACKOFF_S = (0.0, 0.0, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 30.0)  # after so many short lives in a row
@@ -144,6 +146,7 @@ class Pool:
             *(sys.executable, "-m", "app", "child", role, str(theirs.fileno())),
             pass_fds=passed,
             stdin=asyncio.subprocess.DEVNULL,
+            env={**os.environ, **_ENVIRONMENT},
         )
         theirs.close()
         return Process(process, await Control.open(ours))

@@ -65,12 +65,9 @@ def lay(values: Map, box: Box, upload: Size, out: Size) -> Map:
     Returns:
         [out height, out width]; 0 outside the box.
     """
-    x0, x1, fx, inside_x = _taps(values.shape[1], box.x0, box.x1, upload[0], out[0])
-    y0, y1, fy, inside_y = _taps(values.shape[0], box.y0, box.y1, upload[1], out[1])
-    # Across first, while there are few rows: whole rows are cheap to gather, columns are not.
-    wide = (values[:, x0] * (1 - fx) + values[:, x1] * fx) * inside_x
-    laid: Map = wide[y0] * ((1 - fy) * inside_y)[:, None]
-    laid += wide[y1] * (fy * inside_y)[:, None]
+    across = _weights(values.shape[1], box.x0, box.x1, upload[0], out[0])
+    down = _weights(values.shape[0], box.y0, box.y1, upload[1], out[1])
+    laid: Map = down @ (values @ across.T)
     return laid
 
 
@@ -93,13 +90,11 @@ def _shares(cells: int, out: int) -> NDArray[np.float64]:
     return shares
 
 
-def _taps(
-    cells: int, start: float, stop: float, upload: int, out: int
-) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32], NDArray[np.float32]]:
-    """For each output pixel: its two cells, the weight of the second, and 1 inside or 0 outside."""
+def _weights(cells: int, start: float, stop: float, upload: int, out: int) -> NDArray[np.float32]:
+    """[out, cells]: what each cell adds to each output pixel; nothing outside [start, stop)."""
     centre = (np.arange(out) + 0.5) * (upload / out)
     place = np.clip((centre - start) / (stop - start) * cells - 0.5, 0, cells - 1)
-    first = np.floor(place).astype(np.intp)
-    second = np.minimum(first + 1, cells - 1)
+    near = np.maximum(0, 1 - np.abs(place[:, None] - np.arange(cells)))
     inside = (centre >= start) & (centre < stop)
-    return first, second, (place - first).astype(np.float32), inside.astype(np.float32)
+    weights: NDArray[np.float32] = (near * inside[:, None]).astype(np.float32)
+    return weights
