@@ -221,13 +221,14 @@ def test_a_large_answer_is_written_beside_the_event_loop(monkeypatch: pytest.Mon
         return answer_json(answer, request_id, explained=explained)
 
     monkeypatch.setattr("app.api.native.answer_json", watched)
+    monkeypatch.setattr("app.api.native._BULKY", 64 * 1024)
     out = BytesIO()
-    Image.effect_noise((600, 600), 90).convert("RGB").save(out, "PNG")
+    Image.effect_noise((300, 300), 90).convert("RGB").save(out, "PNG")
     api = make_api(max_body_bytes=10_000_000)
     api.form()
     (explanation,) = api.form(photo=out.getvalue(), output="overlay").json()["explanations"]
-    assert len(base64.b64decode(explanation["overlay"]["base64"])) > 512 * 1024
-    assert pixels(explanation["overlay"]).size == (600, 600)
+    assert len(base64.b64decode(explanation["overlay"]["base64"])) > 64 * 1024
+    assert pixels(explanation["overlay"]).size == (300, 300)
     here, beside = writers
     decoders = {thread.name for thread in threading.enumerate() if "pictures" in thread.name}
     assert here == threading.current_thread().name
