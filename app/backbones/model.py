@@ -139,7 +139,7 @@ class Model:
     def normalize(self, pictures: Sequence[Pixels]) -> Tensor:
         """Pictures, each uint8 [H, W, 3] → float32 [N, 3, H, W], channels last, on the device."""
         batch = torch.from_numpy(np.stack(pictures)).to(self.device)
-        return (batch.permute(0, 3, 1, 2).to(torch.float32) - self._mean) * self._scale
+        return batch.permute(0, 3, 1, 2).to(torch.float32).sub_(self._mean).mul_(self._scale)
 
     def _make_cut(self, *layers: str) -> Cut:
         try:

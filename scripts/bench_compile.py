@@ -1,0 +1,131 @@
+"""Would a compiler make the trunk faster? camserve's own rewriting beside torch.compile's.
+
+Run as: .venv/bin/python scripts/bench_compile.py [resnet50 …] [--rows 1 8] [--precision fp32 bf16]
+
+For each model, precision and batch size the same trunk runs in turns: as PyTorch has it
+(channels last), fused as camserve does it, compiled by torch.compile with frozen weights and this
+batch's shape, and, in float32, as an AOTInductor package with a batch of any size. Printed are the
+medians, and how long each took to make. It needs a C++ compiler; weights are random.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from app.backbones.manifest import read_manifest  # noqa: E402 - from a checkout
+from app.backbones.model import Loading, Model  # noqa: E402
+from app.types import Precision  # noqa: E402
+
+MODELS = ("resnet50", "mobilenet_v3_small", "efficientnet_b0", "vit_b_16")
+MANIFEST = """
+name = "{name}"
+family = "torchvision"
+architecture = "{name}"
+weights = "random"
+"""
+SECONDS = 6.0  # for all trunks of one row together
+LEAST = 7  # turns
+
+Trunk = Callable[[Tensor], Tensor]
+
+
+def main() -> None:
+    """Read the command line; measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=_Verbatim)
+    parser.add_argument("models", nargs="*", default=MODELS)
+    parser.add_argument("--rows", nargs="+", type=int, default=(1, 8))
+    parser.add_argument("--precision", nargs="+", default=("fp32", "bf16"))
+    options = parser.parse_args()
+    torch.set_num_threads(os.cpu_count() or 1)
+    print(f"torch {torch.__version__}, {os.cpu_count()} threads; milliseconds a batch")
+    for name in options.models:
+        for precision in options.precision:
+            _compare(name, precision, options.rows)
+
+
+_Verbatim = argparse.RawDescriptionHelpFormatter
+
+
+def _compare(name: str, precision: Precision, sizes: list[int]) -> None:
+    plain, fused = (_trunk(name, precision, fused=fused) for fused in (False, True))
+    package = _timed("package", partial(_package, plain)) if precision == "fp32" else None
+    for rows in sizes:
+        torch.compiler.reset()
+        x = torch.rand(rows, 3, 224, 224).to(memory_format=torch.channels_last)
+        compiled = _timed("compile", partial(_compiled, plain, x))
+        trunks = {"eager": plain, "fused": fused, "compiled": compiled, "package": package}
+        found = _medians({what: trunk for what, trunk in trunks.items() if trunk is not None}, x)
+        times = "  ".join(f"{what} {seconds * 1e3:7.2f}" for what, seconds in found.items())
+        print(f"{name:20}{precision:6}{rows:3} rows  {times}", flush=True)
+
+
+def _trunk(name: str, precision: Precision, *, fused: bool) -> nn.Module:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / f"{name}.toml"
+        file.write_text(MANIFEST.format(name=name))
+        model = Model(read_manifest(file), torch.device("cpu"), Loading(precision, fused=fused))
+    return model.cut().forward_features
+
+
+@torch.no_grad()
+def _compiled(trunk: nn.Module, x: Tensor) -> Trunk:
+    torch._inductor.config.freezing = True  # noqa: SLF001 - that is how it is set
+    compiled: Trunk = torch.compile(trunk, dynamic=False)
+    compiled(x)
+    return compiled
+
+
+@torch.no_grad()
+def _package(trunk: nn.Module) -> Trunk:
+    x = torch.rand(4, 3, 224, 224).to(memory_format=torch.channels_last)
+    rows = torch.export.Dim("rows", min=1, max=64)
+    exported = torch.export.export(trunk, (x,), dynamic_shapes=({0: rows},))
+    with tempfile.TemporaryDirectory() as folder:
+        file = torch._inductor.aoti_compile_and_package(  # noqa: SLF001 - documented so
+            exported,
+            package_path=f"{folder}/trunk.pt2",
+            inductor_configs={"freezing": True},
+        )
+        loaded: Trunk = torch._inductor.aoti_load_package(file)  # noqa: SLF001
+    return loaded
+
+
+def _timed(what: str, make: Callable[[], Trunk]) -> Trunk | None:
+    began = time.perf_counter()
+    try:
+        made = make()
+    except Exception as exc:  # noqa: BLE001 - a model that cannot be compiled is a result, too
+        print(f"  {what}: {type(exc).__name__}: {str(exc).splitlines()[0]}", flush=True)
+        return None
+    print(f"  {what}: made in {time.perf_counter() - began:.0f} s", flush=True)
+    return made
+
+
+@torch.no_grad()
+def _medians(trunks: dict[str, Trunk], x: Tensor) -> dict[str, float]:
+    times: dict[str, list[float]] = {what: [] for what in trunks}
+    for trunk in trunks.values():
+        trunk(x)
+    until = time.perf_counter() + SECONDS
+    while time.perf_counter() < until or len(times["eager"]) < LEAST:
+        for what, trunk in trunks.items():
+            began = time.perf_counter()
+            trunk(x)
+            times[what].append(time.perf_counter() - began)
+    return {what: statistics.median(found) for what, found in times.items()}
+
+
+if __name__ == "__main__":
+    main()
