@@ -42,11 +42,9 @@ COPY models models
 
 # /cache keeps downloaded weights and compiled kernels, and is the one place beside /tmp that is written to.
 # Kernels are kept off /tmp, since a tmpfs is mounted noexec by default and they are loaded as libraries.
-# With glibc's default of eight arenas a core, the threads that decode would hold far more memory than they use.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
-    MALLOC_ARENA_MAX=2 \
     HOME=/cache \
     TORCH_HOME=/cache/torch \
     TORCHINDUCTOR_CACHE_DIR=/cache/inductor \

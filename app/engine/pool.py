@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.engine.control import Control, Line
+from app.engine.environment import environment
 from app.engine.manager import Manager
 from app.engine.place import Place, Process
 from app.engine.signals import either, first_of, signals
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# NumPy's products are small here, and the cores are taken: a pool of threads would only spin.
-_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1"}
 _START_S = 300  # for a worker to import torch and listen, on a slow disk
 _LONG_LIFE_S = 10  # a child that did its work for so long is started again at once
 _BACKOFF_S = (0.0, 0.0, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 30.0)  # after so many short lives in a row
@@ -146,7 +145,7 @@ class Pool:
             *(sys.executable, "-m", "app", "child", role, str(theirs.fileno())),
             pass_fds=passed,
             stdin=asyncio.subprocess.DEVNULL,
-            env={**os.environ, **_ENVIRONMENT},
+            env=environment(role),
         )
         theirs.close()
         return Process(process, await Control.open(ours))

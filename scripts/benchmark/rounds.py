@@ -1,7 +1,6 @@
 """Rounds: in each, every server in turn, alone on the machine; the order turns with the rounds."""
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -9,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from app.engine.environment import environment
 from benchmark.agreement import TOLERANCE, difference, disagreement, overlay, predictions
 from benchmark.cells import Cell, base_of
 from benchmark.contenders import CONTENDERS, Contender
@@ -150,7 +150,7 @@ def engine(models: Sequence[str]) -> dict[str, dict[str, float]]:
         done = subprocess.run(
             [sys.executable, "-m", "benchmark.engine", model],
             stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT, timeout=_ENGINE_LIMIT_S,
-            env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'scripts'}"},
+            env={**environment("worker"), "PYTHONPATH": f"{ROOT}:{ROOT / 'scripts'}"},
         )  # fmt: skip
         found[model] = json.loads(done.stdout)
     return found
