@@ -5,7 +5,8 @@ Run as: .venv/bin/python scripts/bench_compile.py [resnet50 …] [--rows 1 8] [-
 For each model, precision and batch size the same trunk runs in turns: as PyTorch has it
 (channels last), fused as camserve does it, compiled by torch.compile with frozen weights and this
 batch's shape, and, in float32, as an AOTInductor package with a batch of any size. Printed are the
-medians, and how long each took to make. It needs a C++ compiler; weights are random.
+medians, and how long each took to make. It needs a C++ compiler; weights are random. All run in the
+environment of a worker.
 """
 
 import argparse
@@ -26,6 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 from app.backbones.manifest import read_manifest  # noqa: E402 - from a checkout
 from app.backbones.model import Loading, Model  # noqa: E402
+from app.engine.environment import environment  # noqa: E402
 from app.types import Precision  # noqa: E402
 
 MODELS = ("resnet50", "mobilenet_v3_small", "efficientnet_b0", "vit_b_16")
@@ -48,6 +50,8 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", type=int, default=(1, 8))
     parser.add_argument("--precision", nargs="+", default=("fp32", "bf16"))
     options = parser.parse_args()
+    if environment("worker") != os.environ:  # read when a process starts
+        os.execve(sys.executable, [sys.executable, *sys.argv], environment("worker"))  # noqa: S606
     torch.set_num_threads(os.cpu_count() or 1)
     print(f"torch {torch.__version__}, {os.cpu_count()} threads; milliseconds a batch")
     for name in options.models:

@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 
 from app.backbones.fuse import can_fuse
 from app.backbones.grid import Grid, read_grid
-from app.backbones.parts import Cut, Trunks, make_head
+from app.backbones.parts import Cut, Parts
 from app.errors import ModelCheckFailed
 
 _POOLINGS = (
@@ -57,7 +57,7 @@ class Cutter:
         self._graph, self._outputs = _trace(model)
         self.module = fx.GraphModule(model, self._graph)
         self._grids = _usable(self.module, example)
-        self._trunks = Trunks(model, dtype, fused=fused and can_fuse(example))
+        self._parts = Parts(model, dtype, fused=fused and can_fuse(example))
         self._clean = _clean_values(self._graph)
 
     @cached_property
@@ -96,8 +96,8 @@ class Cutter:
         return Cut(
             layers=tuple(map(self._name, targets)),
             grids=tuple(self._grids[target] for target in targets),
-            forward_features=self._trunks.make(nodes, start),
-            forward_head=make_head(self._model, nodes, start, targets),
+            forward_features=self._parts.trunk(nodes, start),
+            forward_head=self._parts.head(nodes, start, targets),
         )
 
     def _find(self, layer: str) -> fx.Node:

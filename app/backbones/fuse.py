@@ -1,40 +1,63 @@
-"""The trunk, rewritten for speed on a CPU: the same numbers from fewer and larger steps.
+"""A graph, rewritten for speed on a CPU: the same numbers from fewer and larger steps.
 
-A convolution takes in the batch norm behind it (its weights absorb it), and the activation and the
-residual addition behind that (oneDNN applies them while the result is still in the cache); its
-weights are laid out for the processor once, and not in every call. This is what
-``torch.compile`` gains on such models, without its minute and without a compiler.
+A convolution takes in the batch norm behind it (its weights absorb it), and a convolution or a
+linear layer the activation and the residual addition behind that; ``packed.py`` has what is put in
+their place. This is what ``torch.compile`` gains on such models, and on an AMD processor more,
+without its minute and without a compiler.
 """
 
 import operator
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-# The steps that torch.compile uses, too.
-_pack = torch.ops.mkldnn._reorder_convolution_weight  # noqa: SLF001 - torch has no public name
-_convolve = torch.ops.mkldnn._convolution_pointwise  # noqa: SLF001
-_MANY = 8  # rows of a typical batch
+from app.backbones.packed import (
+    NO_ACTIVATION,
+    Activation,
+    Attention,
+    Conv,
+    ConvWeights,
+    Linear,
+    LinearWeights,
+)
+from app.backbones.rewire import is_self_attention
 
-_ACTIVATIONS: dict[object, str] = {
-    nn.ReLU: "relu",
-    nn.SiLU: "swish",
-    nn.Hardswish: "hardswish",
-    nn.Hardsigmoid: "hardsigmoid",
-    nn.Sigmoid: "sigmoid",
-    nn.functional.relu: "relu",
-    torch.relu: "relu",
+_ACTIVATIONS: dict[object, Activation] = {
+    nn.ReLU: Activation("relu"),
+    nn.SiLU: Activation("swish"),
+    nn.Hardswish: Activation("hardswish"),
+    nn.Hardsigmoid: Activation("hardsigmoid"),
+    nn.Sigmoid: Activation("sigmoid"),
+    nn.functional.relu: Activation("relu"),
+    torch.relu: Activation("relu"),
 }
-_AFTER_ADDITION: dict[object, str] = {nn.ReLU: "relu"}  # what oneDNN applies behind an addition
+_RELU = _ACTIVATIONS[nn.ReLU]  # the one that oneDNN applies behind a convolution's addition
 _ADDITIONS = (operator.add, operator.iadd, torch.add)
 _NOTHING = (nn.Dropout, nn.Dropout2d, nn.Identity)  # in eval mode
+_TOKENS_NDIM = 3  # below, a linear layer has a row a picture: there is nothing to gain
 
 
-# By convolution, norm, and an input's shape without its rows: trunks of one model share them.
-Packed = dict[tuple[nn.Conv2d, nn.BatchNorm2d | None, torch.Size], "_Weights"]
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """The weights that graphs of one model share, and in which type they compute."""
+
+    dtype: torch.dtype = torch.float32
+    _known: dict[object, ConvWeights | LinearWeights] = field(default_factory=dict)
+
+    def conv(self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None, shape: torch.Size) -> ConvWeights:
+        """Those of a convolution, for inputs of this shape but for their rows."""
+        key = (conv, norm, shape[1:])
+        if key not in self._known:
+            self._known[key] = ConvWeights(conv, norm, shape, self.dtype)
+        return self._known[key]  # type: ignore[return-value]
+
+    def linear(self, weight: Tensor, bias: Tensor | None) -> LinearWeights:
+        """Those of a linear layer."""
+        key = id(weight)  # of a parameter of the model, which lives longer
+        if key not in self._known:
+            self._known[key] = LinearWeights(weight, bias, self.dtype)
+        return self._known[key]  # type: ignore[return-value]
 
 
 def can_fuse(example: Tensor) -> bool:
@@ -42,136 +65,140 @@ def can_fuse(example: Tensor) -> bool:
     return example.device.type == "cpu" and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 
 
-def fuse(
-    trunk: fx.GraphModule, dtype: torch.dtype = torch.float32, packed: Packed | None = None
-) -> fx.GraphModule:
-    """Fuse the convolutions of a trunk with what follows them.
+def fuse(graph_module: fx.GraphModule, packed: Packed | None = None) -> fx.GraphModule:
+    """Fuse convolutions and linear layers with what follows them.
 
     Args:
-        trunk: in eval mode, parameters frozen. It is left as it is.
-        dtype: in which the convolutions compute.
-        packed: the convolutions that other trunks of the model have; new ones are added.
+        graph_module: in eval mode, parameters frozen. It is left as it is.
+        packed: the weights that other graphs of the model have; new ones are added.
 
     Returns:
         A module of the same inputs and outputs, for use without gradients.
     """
-    packed = {} if packed is None else packed
-    graph = fx.Graph()
-    graph.output(graph.graph_copy(trunk.graph, {}))
-    fused = fx.GraphModule(trunk, graph, "FusedTrunk")
+    packed = packed or Packed()
+    fused = _copy(graph_module)
     for node in list(fused.graph.nodes):
         if isinstance(_module(fused, node), _NOTHING):
             _replace(node, node.all_input_nodes[0])
     for node in list(fused.graph.nodes):
         if type(_module(fused, node)) is nn.Conv2d and len(node.args) == 1:
-            _fuse(fused, _chain(fused, node), dtype, packed)
-    fused.graph.eliminate_dead_code()
-    fused.delete_all_unused_submodules()
-    fused.recompile()
-    return fused
+            _fuse_conv(fused, node, packed)
+        elif _is_linear(fused, node, packed):
+            _fuse_linear(fused, _chain(fused, node), packed)
+    return _tidy(_pack_attention(fused, packed))
+
+
+def pack(graph_module: fx.GraphModule, packed: Packed) -> fx.GraphModule:
+    """As ``fuse``, for use with gradients: linear layers and attention alone, nothing taken in."""
+    module = _copy(graph_module)
+    for node in list(module.graph.nodes):
+        if _is_linear(module, node, packed):
+            _fuse_linear(module, _Chain(node, node), packed)
+    return _tidy(_pack_attention(module, packed))
 
 
 @dataclass(slots=True)
 class _Chain:
-    """A convolution and what it takes in; ``last`` is the value that the whole stands for."""
+    """A layer and what it takes in; ``last`` is the value that the whole stands for."""
 
-    conv: fx.Node
+    first: fx.Node
     last: fx.Node
     norm: nn.BatchNorm2d | None = None
     other: fx.Node | None = None  # is added
-    activation: str | None = None
+    activation: Activation = NO_ACTIVATION
 
 
-def _chain(module: fx.GraphModule, conv: fx.Node) -> _Chain:
-    chain = _Chain(conv, conv)
-    if (step := _only_user(chain.last)) and (norm := _norm(module, step)):
+def _chain(module: fx.GraphModule, first: fx.Node) -> _Chain:
+    chain = _Chain(first, first)
+    of_conv = type(_module(module, first)) is nn.Conv2d
+    if of_conv and (step := _only_user(chain.last)) and (norm := _norm(module, step)):
         chain.norm, chain.last = norm, step
     # An addition is done where its other summand is known: nothing may have changed the input then.
-    may_wait = _only_user(conv.all_input_nodes[0])
+    may_wait = _only_user(first.all_input_nodes[0])
     if may_wait and (step := _only_user(chain.last)) and (other := _summand(step, chain.last)):
         chain.other, chain.last = other, step
-    known = _ACTIVATIONS if chain.other is None else _AFTER_ADDITION
-    if (step := _only_user(chain.last)) and (activation := known.get(_called(module, step))):
-        chain.activation, chain.last = activation, step
+    known = (step := _only_user(chain.last)) and _activation(module, step)
+    if step and known and (chain.other is None or (of_conv and known == _RELU)):
+        chain.activation, chain.last = known, step
     return chain
 
 
-def _fuse(module: fx.GraphModule, chain: _Chain, dtype: torch.dtype, packed: Packed) -> None:
-    conv = module.get_submodule(str(chain.conv.target))
+def _fuse_conv(module: fx.GraphModule, node: fx.Node, packed: Packed) -> None:
+    conv = module.get_submodule(str(node.target))
     assert isinstance(conv, nn.Conv2d)  # noqa: S101 - for the type checker
-    if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
-        return
-    name = f"fused_{chain.conv.name}"
-    x = chain.conv.all_input_nodes[0]
-    key = (conv, chain.norm, x.meta["shape"][1:])
-    if key not in packed:
-        packed[key] = _Weights(conv, chain.norm, x.meta["shape"], dtype)
-    module.add_submodule(name, _Conv(packed[key], chain.activation))
-    inputs = (x, chain.other) if chain.other else (x,)
-    with module.graph.inserting_before(chain.last if chain.other else chain.conv):
-        fused = module.graph.call_module(name, inputs)
+    if conv.padding_mode == "zeros" and not isinstance(conv.padding, str):
+        chain = _chain(module, node)
+        weights = packed.conv(conv, chain.norm, node.all_input_nodes[0].meta["shape"])
+        _put(module, chain, Conv(weights, chain.activation))
+
+
+def _fuse_linear(module: fx.GraphModule, chain: _Chain, packed: Packed) -> None:
+    layer = module.get_submodule(str(chain.first.target))
+    assert isinstance(layer, nn.Linear)  # noqa: S101 - for the type checker
+    _put(module, chain, Linear(packed.linear(layer.weight, layer.bias), chain.activation))
+
+
+def _put(module: fx.GraphModule, chain: _Chain, layer: nn.Module) -> None:
+    """Put a layer in the place of a chain."""
+    name = f"fused_{chain.first.name}"
+    module.add_submodule(name, layer)
+    x = chain.first.all_input_nodes[0]
+    with module.graph.inserting_before(chain.last if chain.other else chain.first):
+        fused = module.graph.call_module(name, (x, chain.other) if chain.other else (x,))
     fused.meta["shape"] = chain.last.meta["shape"]
     _replace(chain.last, fused)
 
 
-class _Weights:
-    """Those of a convolution, with its batch norm inside, laid out for the processor.
-
-    oneDNN wants another layout for one row than for several; the wrong one costs more than it
-    saves, so both are kept.
-    """
-
-    def __init__(
-        self,
-        conv: nn.Conv2d,
-        norm: nn.BatchNorm2d | None,
-        shape: Sequence[int],  # of an input
-        dtype: torch.dtype,
-    ) -> None:
-        weight, bias = (t if t is None else t.detach().to(dtype) for t in _absorb(conv, norm))
-        self._how = (conv.padding, conv.stride, conv.dilation, conv.groups)
-        self._one_row, self._rows = (
-            _pack(weight, *self._how, (rows, *shape[1:])) for rows in (1, _MANY)
-        )
-        self._bias = bias
-
-    def arguments(self, rows: int) -> tuple[object, ...]:
-        """What a convolution of so many rows is called with."""
-        return (self._one_row if rows == 1 else self._rows, self._bias, *self._how)
+def _pack_attention(module: fx.GraphModule, packed: Packed) -> fx.GraphModule:
+    for node in list(module.graph.nodes):
+        layer = _module(module, node)
+        if isinstance(layer, nn.MultiheadAttention) and _can_pack(module, node, layer, packed):
+            weights = (
+                packed.linear(layer.in_proj_weight, layer.in_proj_bias),
+                packed.linear(layer.out_proj.weight, layer.out_proj.bias),
+            )
+            name = f"fused_{node.name}"
+            module.add_submodule(name, Attention(*weights, layer.num_heads))
+            with module.graph.inserting_before(node):
+                attention = module.graph.call_module(name, (node.args[0],))
+            _replace(node, attention)
+    return module
 
 
-class _Conv(nn.Module):
-    """A convolution, and what comes behind it."""
-
-    def __init__(self, weights: _Weights, activation: str | None) -> None:
-        super().__init__()
-        self.weights = weights
-        self._activation = activation
-
-    def __deepcopy__(self, _memo: object) -> "_Conv":
-        return self  # frozen
-
-    def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
-        """[N, C, H, W] → [N, K, h, w]; ``other``, of the shape of the result, is added."""
-        what = self.weights.arguments(len(x))
-        result: Tensor = (
-            _convolve(x, *what, self._activation or "none", [], "")
-            if other is None
-            else _convolve.binary(x, other, *what, "add", 1.0, self._activation, [], "")
-        )
-        return result
+def _can_pack(
+    module: fx.GraphModule, node: fx.Node, layer: nn.MultiheadAttention, packed: Packed
+) -> bool:
+    plain = layer.bias_k is None and not layer.add_zero_attn and layer.in_proj_weight is not None
+    silent = node.kwargs.get("need_weights") is False
+    return plain and silent and is_self_attention(module, node) and _can_multiply(packed.dtype)
 
 
-def _absorb(conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias of a convolution that does the norm's work too."""
-    if norm is None:
-        return conv.weight, conv.bias
-    mean, variance = norm.running_mean, norm.running_var
-    assert mean is not None  # noqa: S101 - _norm saw to it
-    assert variance is not None  # noqa: S101
-    return fuse_conv_bn_weights(
-        conv.weight, conv.bias, mean, variance, norm.eps, norm.weight, norm.bias
-    )
+def _is_linear(module: fx.GraphModule, node: fx.Node, packed: Packed) -> bool:
+    if type(_module(module, node)) is not nn.Linear or len(node.args) != 1:
+        return False
+    return len(node.meta.get("shape", ())) >= _TOKENS_NDIM and _can_multiply(packed.dtype)
+
+
+def _can_multiply(dtype: torch.dtype) -> bool:
+    """Whether the processor has oneDNN's products of this type."""
+    able = {
+        torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,  # noqa: SLF001
+        torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported,  # noqa: SLF001
+    }
+    return dtype == torch.float32 or (dtype in able and able[dtype]())
+
+
+def _copy(graph_module: fx.GraphModule) -> fx.GraphModule:
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(graph_module.graph, {}))
+    return fx.GraphModule(graph_module, graph, "Fused")
+
+
+def _tidy(module: fx.GraphModule) -> fx.GraphModule:
+    module.graph.eliminate_dead_code()
+    module.delete_all_unused_submodules()
+    module.recompile()
+    return module
 
 
 def _module(module: fx.GraphModule, node: fx.Node) -> nn.Module | None:
@@ -184,10 +211,11 @@ def _only_user(node: fx.Node) -> fx.Node | None:
     return next(iter(node.users)) if len(node.users) == 1 else None
 
 
-def _called(module: fx.GraphModule, node: fx.Node) -> object:
-    """The module's class, or the function."""
+def _activation(module: fx.GraphModule, node: fx.Node) -> Activation | None:
     called = _module(module, node)
-    return node.target if called is None else type(called)
+    if isinstance(called, nn.GELU):
+        return Activation("gelu", called.approximate)
+    return _ACTIVATIONS.get(node.target if called is None else type(called))
 
 
 def _norm(module: fx.GraphModule, node: fx.Node) -> nn.BatchNorm2d | None:

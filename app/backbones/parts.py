@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, fx, nn
 
-from app.backbones.fuse import Packed, fuse
+from app.backbones.fuse import Packed, fuse, pack
 from app.backbones.grid import Grid
 
 
@@ -54,8 +54,8 @@ class Cut:
         return self.grids[0]
 
 
-class Trunks:
-    """Makes the trunks of one model; what they need beside its own weights, they share.
+class Parts:
+    """Makes trunks and heads of one model; what they need beside its own weights, they share.
 
     Args:
         model: in eval mode, its parameters frozen.
@@ -67,17 +67,25 @@ class Trunks:
         self._model = model
         self._dtype = dtype
         self._fused = fused
-        self._packed: Packed = {}
+        self._packed = Packed(dtype)
+        self._packed_heads = self._packed if dtype == torch.float32 else Packed()
         self._copies: dict[int, object] = {}  # of modules in that type, by the originals' ids
 
-    def make(self, nodes: list[fx.Node], stop: fx.Node) -> nn.Module:
+    def trunk(self, nodes: list[fx.Node], stop: fx.Node) -> nn.Module:
         """From the input to a value: [N, 3, H, W] in float32 → that value, in ``dtype``."""
         trunk = _trunk(self._model, nodes, stop)
         if self._fused:
-            trunk = fuse(trunk, self._dtype, self._packed)
+            trunk = fuse(trunk, self._packed)
         if self._dtype == torch.float32:
             return trunk
         return _Lowered(copy.deepcopy(trunk, self._copies).to(self._dtype), self._dtype)
+
+    def head(
+        self, nodes: list[fx.Node], start: fx.Node, targets: Sequence[fx.Node]
+    ) -> fx.GraphModule:
+        """From the value at ``start``, in float32, to ``(logits, *targets)``."""
+        head = _head(self._model, nodes, start, targets)
+        return pack(head, self._packed_heads) if self._fused else head
 
 
 class _Lowered(nn.Module):
@@ -102,10 +110,9 @@ def _trunk(model: nn.Module, nodes: list[fx.Node], stop: fx.Node) -> fx.GraphMod
     return _module(model, graph, "Trunk")
 
 
-def make_head(
+def _head(
     model: nn.Module, nodes: list[fx.Node], start: fx.Node, targets: Sequence[fx.Node]
 ) -> fx.GraphModule:
-    """From the value at ``start`` to ``(logits, *targets)``."""
     graph = fx.Graph()
     copies = {start: graph.placeholder("activations")}
     for node in _after(nodes, start):

@@ -21,7 +21,7 @@ def has_relu(module: fx.GraphModule) -> bool:
 
 def has_attention(module: fx.GraphModule) -> bool:
     """Whether there is self-attention that can be shown."""
-    return any(_is_attention(module, node) for node in module.graph.nodes)
+    return any(is_self_attention(module, node) for node in module.graph.nodes)
 
 
 def guided(module: fx.GraphModule, x: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ class _Attending(fx.Interpreter):
         self.attention: list[Tensor] = []
 
     def run_node(self, n: fx.Node) -> object:
-        if _is_attention(self.module, n):
+        if is_self_attention(self.module, n):
             args, _ = self.fetch_args_kwargs_from_env(n)
             layer = self.fetch_attr(str(n.target))
             output, weights = _self_attention(layer, args[0])
@@ -107,7 +107,8 @@ def _is_relu(module: nn.Module, node: fx.Node) -> bool:
     return node.target in names.get(node.op, ())
 
 
-def _is_attention(module: nn.Module, node: fx.Node) -> bool:
+def is_self_attention(module: nn.Module, node: fx.Node) -> bool:
+    """Whether a step is the attention of tokens to one another, in a form that can be rewritten."""
     if node.op != "call_module":
         return False
     layer = module.get_submodule(str(node.target))

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
+from app.backbones import packed as packed_layers
 from app.backbones.cut import Cutter
-from app.backbones.fuse import fuse
+from app.backbones.fuse import Packed, fuse, pack
 from app.backbones.parts import Cut
 from tests.unit.conftest import MakeModel
 
@@ -188,3 +189,71 @@ def test_the_model_itself_is_left_as_it_was(make_model: MakeModel) -> None:
     Cutter(model.module, torch.randn(1, 3, 64, 64)).cut("layer3")
     for name, value in model.module.state_dict().items():
         torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+
+
+class Block(nn.Module):
+    """Pre-norm attention and MLP, as in a vision transformer."""
+
+    def __init__(self, channels: int = 8, *, bias: bool = True) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList([nn.LayerNorm(channels) for _ in range(2)])
+        self.attention = nn.MultiheadAttention(channels, 2, bias=bias, batch_first=True)
+        self.mlp = nn.Sequential(
+            nn.Linear(channels, 16, bias=bias), nn.GELU(), nn.Dropout(), nn.Linear(16, channels)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.flatten(2).transpose(1, 2)
+        y = self.norms[0](tokens)
+        attended, _ = self.attention(y, y, y, need_weights=False)
+        tokens = tokens + attended
+        mixed: Tensor = tokens + self.mlp(self.norms[1](tokens))
+        return mixed
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_transformer_block_is_packed(bias: bool) -> None:
+    fused = check(Block(bias=bias))
+    kinds = {type(module) for module in fused.modules()}
+    assert {packed_layers.Attention, packed_layers.Linear} <= kinds
+    assert not {nn.MultiheadAttention, nn.Linear, nn.GELU} & kinds
+
+
+def test_the_tanh_form_of_an_activation_stays_that() -> None:
+    rows = nn.Sequential(nn.Flatten(2), nn.Linear(144, 9), nn.GELU(approximate="tanh"))
+    assert steps(check(rows)) == 2
+
+
+def test_attention_whose_weights_are_used_stays() -> None:
+    class Shown(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = x.flatten(2).transpose(1, 2)
+            mixed, weights = self.attention(y, y, y)
+            total: Tensor = mixed + weights.sum()
+            return total
+
+    assert any(type(m) is nn.MultiheadAttention for m in check(Shown()).modules())
+
+
+def test_a_packed_head_has_the_gradients_of_the_plain_one() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(3, 8, 5, 5)
+    plain = shaped(Block(), x)
+    packed_head = pack(plain, Packed())
+    assert any(type(module) is packed_layers.Attention for module in packed_head.modules())
+    results = []
+    for module in (plain, packed_head):
+        leaf = x.clone().requires_grad_()
+        value = module(leaf)
+        (gradient,) = torch.autograd.grad(value.square().sum(), leaf)
+        results.append((value.detach(), gradient))
+    for expected, found in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_linear_layer_of_pooled_features_stays_what_it_is(make_model: MakeModel) -> None:
+    assert make_model("resnet18").cut().linear is not None
