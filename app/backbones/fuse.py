@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, fx, nn
+from torchvision.ops import stochastic_depth
 
 from app.backbones.packed import (
     NO_ACTIVATION,
@@ -34,7 +35,7 @@ _ACTIVATIONS: dict[object, Activation] = {
 }
 _RELU = _ACTIVATIONS[nn.ReLU]  # the one that oneDNN applies behind a convolution's addition
 _ADDITIONS = (operator.add, operator.iadd, torch.add)
-_NOTHING = (nn.Dropout, nn.Dropout2d, nn.Identity)  # in eval mode
+_NOTHING = {nn.Dropout, nn.Dropout2d, nn.Identity, stochastic_depth}  # in eval mode
 _TOKENS_NDIM = 3  # below, a linear layer has a row a picture: there is nothing to gain
 
 
@@ -78,14 +79,16 @@ def fuse(graph_module: fx.GraphModule, packed: Packed | None = None) -> fx.Graph
     packed = packed or Packed()
     fused = _copy(graph_module)
     for node in list(fused.graph.nodes):
-        if isinstance(_module(fused, node), _NOTHING):
+        if _called(fused, node) in _NOTHING:
             _replace(node, node.all_input_nodes[0])
     for node in list(fused.graph.nodes):
         if type(_module(fused, node)) is nn.Conv2d and len(node.args) == 1:
             _fuse_conv(fused, node, packed)
         elif _is_linear(fused, node, packed):
             _fuse_linear(fused, _chain(fused, node), packed)
-    return _tidy(_pack_attention(fused, packed))
+    fused = _tidy(_pack_attention(fused, packed))
+    _reuse_memory(fused)
+    return fused
 
 
 def pack(graph_module: fx.GraphModule, packed: Packed) -> fx.GraphModule:
@@ -147,6 +150,24 @@ def _put(module: fx.GraphModule, chain: _Chain, layer: nn.Module) -> None:
         fused = module.graph.call_module(name, (x, chain.other) if chain.other else (x,))
     fused.meta["shape"] = chain.last.meta["shape"]
     _replace(chain.last, fused)
+
+
+def _reuse_memory(module: fx.GraphModule) -> None:
+    """Let sums be made in the memory of a summand that nobody reads afterwards.
+
+    It must be a convolution's own, and read by convolutions alone: other steps might keep a view.
+    """
+    place = {node: n for n, node in enumerate(module.graph.nodes)}
+    for node in module.graph.nodes:
+        layer = _module(module, node)
+        if not isinstance(layer, Conv) or len(set(node.all_input_nodes)) == 1:
+            continue
+        other = node.all_input_nodes[1]
+        readers = [reader for reader in other.users if reader is not node]
+        layer.in_place = isinstance(_module(module, other), Conv) and all(
+            isinstance(_module(module, reader), Conv) and place[reader] < place[node]
+            for reader in readers
+        )
 
 
 def _pack_attention(module: fx.GraphModule, packed: Packed) -> fx.GraphModule:
@@ -212,10 +233,16 @@ def _only_user(node: fx.Node) -> fx.Node | None:
 
 
 def _activation(module: fx.GraphModule, node: fx.Node) -> Activation | None:
-    called = _module(module, node)
-    if isinstance(called, nn.GELU):
-        return Activation("gelu", called.approximate)
-    return _ACTIVATIONS.get(node.target if called is None else type(called))
+    layer = _module(module, node)
+    if isinstance(layer, nn.GELU):
+        return Activation("gelu", layer.approximate)
+    return _ACTIVATIONS.get(_called(module, node))
+
+
+def _called(module: fx.GraphModule, node: fx.Node) -> object:
+    """The module's class, or the function."""
+    layer = _module(module, node)
+    return node.target if layer is None else type(layer)
 
 
 def _norm(module: fx.GraphModule, node: fx.Node) -> nn.BatchNorm2d | None:

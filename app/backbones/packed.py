@@ -86,6 +86,7 @@ class Conv(_Frozen):
     def __init__(self, weights: ConvWeights, activation: Activation = NO_ACTIVATION) -> None:
         super().__init__()
         self.weights = weights
+        self.in_place = False  # whether a sum overwrites what is added
         self._activation = activation
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
@@ -96,7 +97,12 @@ class Conv(_Frozen):
             result: Tensor = step(x, *what, behind.name, [], behind.algorithm)
         else:
             then = None if behind == NO_ACTIVATION else behind.name
-            result = step.binary(x, other, *what, "add", 1.0, then, [], behind.algorithm)
+            how = (*what, "add", 1.0, then, [], behind.algorithm)
+            result = (
+                _steps._convolution_pointwise_.binary(other, x, *how)
+                if self.in_place
+                else step.binary(x, other, *how)
+            )
         return result
 
 

@@ -121,5 +121,5 @@ def overlay(picture: Image.Image, cam: Map) -> bytes:
     corner = (size[0] - side) // 2, (size[1] - side) // 2
     base.paste(Image.fromarray(_INFERNO[levels]), corner, Image.fromarray(_OPACITY[levels]))
     out = BytesIO()
-    base.save(out, "PNG", compress_level=1)  # as camserve does: Pillow's default takes longer
+    base.save(out, "PNG", compress_level=1)  # Pillow's default takes longer
     return out.getvalue()

@@ -257,3 +257,35 @@ def test_a_packed_head_has_the_gradients_of_the_plain_one() -> None:
 
 def test_a_linear_layer_of_pooled_features_stays_what_it_is(make_model: MakeModel) -> None:
     assert make_model("resnet18").cut().linear is not None
+
+
+class Stack(nn.Module):
+    """Residual blocks whose inputs nobody reads after their sum, and one whose input is read."""
+
+    def __init__(self, *, read_later: bool) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(8, 8, 1)
+        self.blocks = nn.ModuleList([Residual(), Residual()])
+        self.read_later = read_later
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.stem(x)
+        y = self.blocks[1](self.blocks[0](first))
+        result: Tensor = y + first.relu() if self.read_later else y
+        return result
+
+
+@pytest.mark.parametrize("read_later", [False, True])
+def test_a_sum_is_made_in_place_where_nobody_reads_the_summand_again(read_later: bool) -> None:
+    fused = check(Stack(read_later=read_later))
+    layers = [m for m in fused.modules() if isinstance(m, packed_layers.Conv)]
+    assert sum(layer.in_place for layer in layers) == (1 if read_later else 2)
+
+
+def test_the_input_is_never_overwritten() -> None:
+    x = torch.randn(2, 8, 12, 12).contiguous(memory_format=torch.channels_last)
+    before = x.clone()
+    fused = fuse(shaped(Residual(), x[:1]))
+    with torch.no_grad():
+        fused(x)
+    assert torch.equal(x, before)
