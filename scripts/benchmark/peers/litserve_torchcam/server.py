@@ -15,7 +15,7 @@ from benchmark.peers import common
 from benchmark.peers.torchcam_model import Model
 
 # Found by scripts/bench --sweep --peers litserve_torchcam --models resnet50 --seconds 4, two cores.
-TUNING = common.Tuning.read(common.Tuning(workers=1, threads=2, batch=16, wait_ms=5))
+TUNING = common.Tuning.read(common.Tuning(workers=1, threads=2, batch=8))
 EXPLAIN = os.environ["BENCH_WHAT"] == "explain"
 
 

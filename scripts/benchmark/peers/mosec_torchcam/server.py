@@ -12,7 +12,7 @@ from benchmark.peers import common
 from benchmark.peers.torchcam_model import Model
 
 # Found by scripts/bench --sweep --peers mosec_torchcam --models resnet50 --seconds 4, two cores.
-TUNING = common.Tuning.read(common.Tuning(workers=1, threads=2, batch=16))
+TUNING = common.Tuning.read(common.Tuning(workers=1, threads=2, batch=8))
 
 
 class Read(Worker):  # type: ignore[misc]
