@@ -21,6 +21,9 @@ _BY_ROLE = {
         "MALLOC_TOP_PAD_": str(4 * _MB),
     },
     "worker": {
+        # How long OpenMP's threads stay awake between two layers: the next one follows at once, but
+        # an http process wants the core. With GNU's own count they would take it for milliseconds.
+        "GOMP_SPINCOUNT": "2000",
         "MALLOC_MMAP_THRESHOLD_": str(1024 * _MB),
         "MALLOC_TRIM_THRESHOLD_": str(4096 * _MB),
         "MALLOC_TOP_PAD_": str(64 * _MB),
