@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from app.imaging import geometry, region, render
-from app.imaging.decode import Decoded
 from app.imaging.hot import hot_spots
 from app.imaging.normalize import Range, extent, grad_cam_scale, normalize
 from app.options import ExplainOptions
@@ -29,13 +29,13 @@ _GRID_SIDE = 56  # a finer grid would be many kilobytes of text
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Canvas:
-    """What all maps of one answer are drawn on.
+    """What all maps of one answer are drawn on: ``shown``, where overlays are asked for.
 
     ``cover`` is the region that was asked about; ``ranges`` are those of the methods whose maps
     share a scale.
     """
 
-    shown: Decoded
+    shown: Image.Image | None
     info: ImageInfo
     options: ExplainOptions
     labels: tuple[str, ...]
@@ -71,7 +71,7 @@ class Canvas:
             flags=(*flags, *found.flags, *saturated),
             residual=found.residual,
             heatmap=render.heatmap(laid, style) if "heatmap" in wanted else None,
-            overlay=render.overlay(laid, self.shown.image, style) if "overlay" in wanted else None,
+            overlay=render.overlay(laid, self.shown, style) if self.shown else None,
             spots=self._spots(evidence) if "boxes" in wanted else None,
             with_region=self.cover is not None,
             region=None if self.cover is None else self._region(found, self.cover),

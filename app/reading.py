@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 
+from PIL import Image
+
 from app.errors import InvalidOption
-from app.imaging import geometry, region
+from app.imaging import geometry, region, render
 from app.imaging.decode import Decoded, decode
 from app.imaging.preprocess import needed, preprocess
 from app.options import ExplainOptions
@@ -13,12 +15,14 @@ from app.types import Box, ImageInfo, Map, Pixels, Preprocess
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """An upload that was decoded: the picture, what the model sees of it, and what it is.
+    """An upload that was decoded: what the model sees of it, and what it is.
 
+    ``shown`` is the picture that overlays are drawn on, of their size; None where there are none:
+    many readings wait for the device at once, and the pictures are all that is large in them.
     ``fill`` is the colour that tells the model nothing; ``cover`` the region that is asked about.
     """
 
-    shown: Decoded
+    shown: Image.Image | None
     pixels: Pixels
     info: ImageInfo
     fill: tuple[int, int, int]
@@ -51,13 +55,18 @@ def read_upload(upload: bytes, mask: bytes | None, order: Order, limits: Request
         pictures = order.plan.maps * options.pictures
         _check_pictures(info, options, pictures, limits.max_picture_pixels)
         cover = _cover(info, options, mask, max_pixels)
-    if max(decoded.image.size) < min(side, max(info.width, info.height)):
+    shown = _shown(upload, decoded, side, max_pixels) if side else None
+    red, green, blue = (round(255 * level) for level in spec.mean)
+    return Reading(shown, pixels, info, (red, green, blue), cover)
+
+
+def _shown(upload: bytes, decoded: Decoded, side: int, max_pixels: int) -> Image.Image:
+    if max(decoded.image.size) < min(side, max(decoded.width, decoded.height)):
         # Too small to be shown. Scores must not depend on what is shown, so it is decoded again.
         decoded = decode(
             upload, max_pixels=max_pixels, needed=lambda w, h: geometry.fit(w, h, side)
         )
-    red, green, blue = (round(255 * level) for level in spec.mean)
-    return Reading(decoded, pixels, info, (red, green, blue), cover)
+    return render.fitted(decoded.image, geometry.fit(decoded.width, decoded.height, side))
 
 
 def _cover(

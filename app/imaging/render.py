@@ -58,14 +58,16 @@ def overlay(evidence: Map, picture: Image.Image, style: Style) -> Picture:
     """
     levels = _levels(evidence)
     colored, mask = _colored(levels, colormap(style.colors)), _opacity(style.alpha)[levels]
-    base = picture if picture.size == colored.size else _resize(picture, colored.size)
-    blend = Image.composite(colored, base, Image.fromarray(mask))
+    blend = Image.composite(colored, fitted(picture, colored.size), Image.fromarray(mask))
     name = style.image_format
     data = rgb_png(np.asarray(blend)) if name == "png" else _encode(blend, name, _OVERLAY[name])
     return _picture(name, evidence, data)
 
 
-def _resize(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+def fitted(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The picture that an overlay of this size is drawn on."""
+    if picture.size == size:
+        return picture
     return picture.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
 
 

@@ -6,7 +6,6 @@ from PIL import Image
 from pytorch_grad_cam.utils.image import scale_cam_image
 
 from app.drawing import Canvas, shared_ranges
-from app.imaging.decode import Decoded
 from app.options import ExplainOptions
 from app.types import Box, ClassMap, ImageInfo, Map, MethodInfo
 
@@ -15,7 +14,7 @@ METHOD = MethodInfo(name="gradcam", title="", paper="", cost="")
 
 def canvas(width: int, height: int, crop: Box | None = None, **options: object) -> Canvas:
     return Canvas(
-        shown=Decoded(Image.new("RGB", (width, height)), width, height, "PNG", 1),
+        shown=Image.new("RGB", (width, height)),
         info=ImageInfo(width, height, "PNG", 1, crop or Box(0, 0, width, height)),
         options=ExplainOptions.model_validate({"size": 8192, **options}),
         labels=("a", "b"),
