@@ -32,8 +32,8 @@ _MAX_NAME = 100
 _MAX_VALUE = 10_000
 _MAX_JSON = 100_000  # commas and brackets: as many objects may a body become
 
-_AT_ONCE = 100_000  # bytes that are taken apart faster than a thread is woken
-_WRAPPED = ("multipart/", "application/json")
+# Bytes that are taken apart within a millisecond, whatever they are: JSON may be all brackets.
+_AT_ONCE = {"multipart/": 100_000, "application/json": 4_000}
 _ACCEPTED = ("multipart/form-data", "image/*", "application/octet-stream", "application/json")
 _CURL = " curl: use -F image=@photo.jpg, or --data-binary with -H 'Content-Type: image/jpeg'."
 
@@ -48,8 +48,9 @@ class Upload:
 
 
 def takes_long(content_type: str, body: bytes) -> bool:
-    """Whether taking a body apart would hold other requests up: over half a millisecond."""
-    return len(body) > _AT_ONCE and content_type.lower().startswith(_WRAPPED)
+    """Whether taking a body apart might hold other requests up: over a millisecond."""
+    kind = content_type.lower()
+    return any(kind.startswith(start) and len(body) > most for start, most in _AT_ONCE.items())
 
 
 def parse_body(content_type: str, body: bytes) -> Upload:

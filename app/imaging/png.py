@@ -1,7 +1,7 @@
 """Pixels become a PNG file, fast: the one format whose encoder here is our own.
 
 Pillow tries five filters on each row and deflates with zlib: 13 ms for a 600x400 overlay. One
-filter for all rows and deflate by ISA-L take 2 ms, and a twelfth more bytes (of a heatmap: less
+filter for all rows and deflate by ISA-L take 2 ms, and a tenth more bytes (of a heatmap: less
 than half).
 
 Source: PNG Specification, Third Edition (W3C, https://www.w3.org/TR/png-3/), sections 5, 9 and 11.

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from app.api.body import takes_long
 from tests.api.client import (
     EXPLAIN,
     MAX_BODY,
@@ -26,6 +27,23 @@ def outcome(api: Api, body: bytes, content_type: str) -> tuple[int, str]:
     response = api.raw(photo=body, headers={"Content-Type": content_type})
     assert response.headers["Content-Type"] == "application/problem+json"
     return response.status_code, response.json()["code"]
+
+
+@pytest.mark.parametrize(
+    ("content_type", "size", "beside"),
+    [
+        ("image/jpeg", 10_000_000, False),
+        ("", 10_000_000, False),
+        ("Multipart/Form-Data; boundary=b", 50_000, False),
+        ("multipart/form-data; boundary=b", 200_000, True),
+        ("application/json", 2_000, False),
+        ("application/JSON; charset=utf-8", 20_000, True),
+    ],
+)
+def test_what_takes_long_is_taken_apart_beside_the_event_loop(
+    content_type: str, size: int, beside: bool
+) -> None:
+    assert takes_long(content_type, bytes(size)) is beside
 
 
 def exchange(api: Api, wire: Wire) -> dict[str, object]:

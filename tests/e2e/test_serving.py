@@ -34,6 +34,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield running.wait_until_ready()
 
 
+def test_the_children_are_told_to_keep_freed_memory(server: Server) -> None:
+    for pid in (server.http_process(), *server.children("worker")):
+        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        assert any(variable.startswith(b"MALLOC_TRIM_THRESHOLD_=") for variable in variables)
+
+
 def explain(server: Server, upload: bytes, **options: object) -> dict[str, Any]:
     response = httpx.post(
         f"{server.url}/api/v1/explain",

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from queue import Queue
+from threading import Thread, current_thread
 from typing import Any
 
 import numpy as np
@@ -43,10 +44,12 @@ class Work:
         self.queue = BatchQueue(2)
         self.told: Queue[Line] = Queue()
         self.states: list[str] = []
+        self.threads: list[Thread] = []
         self.loader = Loader(self.registry, self.runner, self.queue, self._on_change, self.told.put)
         self.loader.start(self.registry.expect(["m"]))
 
     def _on_change(self) -> None:
+        self.threads.append(current_thread())
         self.states += [model.state for model in self.runner.catalogue().models]
 
     def do(self, line: Line) -> Any:
@@ -107,3 +110,9 @@ def test_a_model_is_unloaded_listed_loaded_and_forgotten(work: Work) -> None:
 def test_a_model_says_what_suits_it_when_it_was_loaded_later(work: Work) -> None:
     assert work.do(make_line("load", seed=1)) is None
     assert "gradcam" in work.runner.catalogue().models[0].methods
+
+
+def test_a_thread_that_loaded_ends_and_with_it_those_that_openmp_gave_it(work: Work) -> None:
+    assert work.do(make_line("load", seed=1)) is None
+    assert work.threads
+    assert not any(thread.is_alive() for thread in work.threads)

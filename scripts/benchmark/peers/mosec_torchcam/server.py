@@ -11,7 +11,7 @@ from PIL import Image
 from benchmark.peers import common
 from benchmark.peers.torchcam_model import Model
 
-# Found by scripts/bench --sweep --peers mosec_torchcam --models resnet50 --seconds 4, two cores.
+# The best of a few points of scripts/bench --sweep (resnet50, two cores); not the whole grid.
 TUNING = common.Tuning.read(common.Tuning(workers=1, threads=2, batch=8))
 
 

@@ -13,7 +13,7 @@ from starlette.requests import Request
 
 from benchmark.peers import common
 
-# Found by scripts/bench --sweep --peers ray_torchcam --models resnet50 --seconds 4, two cores.
+# The best of a few points of scripts/bench --sweep (resnet50, two cores); not the whole grid.
 TUNING = common.Tuning.read(common.Tuning(workers=2, threads=1, batch=8, wait_ms=5))
 BATCHED = {"max_batch_size": TUNING.batch, "batch_wait_timeout_s": TUNING.wait_ms / 1e3}
 
