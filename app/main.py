@@ -186,7 +186,9 @@ def worker_process(control: BlockingControl) -> None:
     runner = Runner(registry, settings.max_batch_size)
     names = registry.expect(start["models"])
     queue = BatchQueue(settings.max_batch_size, settings.max_wait_ms / 1e3)
-    worker = Worker(runner.run, runner.run_slowly, runner.catalogue, queue, metrics)
+    worker = Worker(
+        runner.run, runner.run_slowly, runner.catalogue, queue, metrics, runner.device.lanes
+    )
     worker.start(_listen_local(start["endpoint"]))
     control.send({"kind": "listening", "endpoint": start["endpoint"]})
     on_change = _announcer(worker, runner, metrics, name, start["models"])

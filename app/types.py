@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 Pixels = NDArray[np.uint8]  # [H, W, 3], RGB
+Floats = NDArray[np.float32]  # of any shape
 Map = NDArray[np.float32]  # [h, w]
 ModelState = Literal["unloaded", "loading", "ready", "failed"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]

@@ -11,23 +11,19 @@ cells; poolings before it are walked back, so that VGG's map keeps its own resol
 import inspect
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from threading import Lock
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from app.backbones.fuse import can_fuse
 from app.backbones.grid import Grid, read_grid
 from app.backbones.parts import Cut, Parts
+from app.backbones.tracing import GATE
 from app.errors import ModelCheckFailed
 
 _POOLINGS = (
     nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.AvgPool2d, nn.MaxPool2d, nn.Dropout, nn.Identity,
 )  # fmt: skip
-# While fx traces one model, it replaces nn.Module.__call__ in the whole process: no other may run.
-TRACING = Lock()
-
 _LIVE_SHARE = 0.5  # of the cells must have a gradient
 
 
@@ -57,7 +53,7 @@ class Cutter:
         self._graph, self._outputs = _trace(model)
         self.module = fx.GraphModule(model, self._graph)
         self._grids = _usable(self.module, example)
-        self._parts = Parts(model, dtype, fused=fused and can_fuse(example))
+        self._parts = Parts(model, example, dtype, fused=fused)
         self._clean = _clean_values(self._graph)
 
     @cached_property
@@ -147,7 +143,7 @@ def _trace(model: nn.Module) -> tuple[fx.Graph, dict[str, fx.Node]]:
     _, *others = inspect.signature(model.forward).parameters.values()
     defaults = {p.name: p.default for p in others if p.default is not p.empty}
     try:
-        with TRACING:
+        with GATE.tracing():
             graph = tracer.trace(model, concrete_args=defaults)
     except Exception as exc:
         # What a model does with values that have no value yet can fail in any way.

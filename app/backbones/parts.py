@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, fx, nn
 
-from app.backbones.fuse import Packed, fuse, pack
+from app.backbones.fuse import fuse, kit_for, pack
 from app.backbones.grid import Grid
 
 
@@ -59,23 +59,27 @@ class Parts:
 
     Args:
         model: in eval mode, its parameters frozen.
+        example: an input, on the model's device.
         dtype: in which trunks compute.
-        fused: whether they are rewritten for speed.
+        fused: whether they are rewritten for speed, where the device has a kit for that.
     """
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype, *, fused: bool) -> None:
+    def __init__(
+        self, model: nn.Module, example: Tensor, dtype: torch.dtype, *, fused: bool
+    ) -> None:
         self._model = model
         self._dtype = dtype
-        self._fused = fused
-        self._packed = Packed(dtype)
-        self._packed_heads = self._packed if dtype == torch.float32 else Packed()
+        self._kit = kit_for(example, dtype) if fused else None
+        # Heads compute in float32: where trunks do, too, they share their weights.
+        float32 = dtype == torch.float32
+        self._head_kit = self._kit if float32 or not fused else kit_for(example, torch.float32)
         self._copies: dict[int, object] = {}  # of modules in that type, by the originals' ids
 
     def trunk(self, nodes: list[fx.Node], stop: fx.Node) -> nn.Module:
         """From the input to a value: [N, 3, H, W] in float32 → that value, in ``dtype``."""
         trunk = _trunk(self._model, nodes, stop)
-        if self._fused:
-            trunk = fuse(trunk, self._packed)
+        if self._kit:
+            trunk = fuse(trunk, self._kit)
         if self._dtype == torch.float32:
             return trunk
         return _Lowered(copy.deepcopy(trunk, self._copies).to(self._dtype), self._dtype)
@@ -85,7 +89,7 @@ class Parts:
     ) -> fx.GraphModule:
         """From the value at ``start``, in float32, to ``(logits, *targets)``."""
         head = _head(self._model, nodes, start, targets)
-        return pack(head, self._packed_heads) if self._fused else head
+        return pack(head, self._head_kit) if self._head_kit else head
 
 
 class _Lowered(nn.Module):

@@ -94,30 +94,36 @@ class BatchQueue:
         with self._change():
             self._closed = True
 
+    def running(self) -> list[Entry]:
+        """What the device has now."""
+        with self._changed:
+            return list(self._running)
+
     def batches(self) -> Iterator[list[Entry]]:
         """Batches of fast rows, and single slow ones to take a step, until the queue is closed.
 
-        Expired rows are settled here.
+        Expired rows are settled here. Several threads may take batches: a row that must be alone on
+        the device then waits for all that runs there, and all others wait for it.
         """
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._fast or self._slow or self._closed)
+                self._changed.wait_for(lambda: self._closed or self._may_take())
                 if self._closed:
                     return
                 both_wait = bool(self._fast and self._slow)
                 batch = self._next()
                 expired = [entry for entry in batch if entry.job.deadline <= time.monotonic()]
                 live = [entry for entry in batch if entry not in expired]
-                self._running = live
+                self._running += live
             for entry in expired:
                 entry.settle(DeadlineExceeded("The deadline passed while the picture waited."))
             if live:
                 started = time.monotonic()
                 yield live
-                if both_wait:
-                    self._account(time.monotonic() - started, slow=live[0].job.slow)
                 with self._change():
-                    self._running = []
+                    if both_wait:
+                        self._account(time.monotonic() - started, slow=live[0].job.slow)
+                    self._running = [entry for entry in self._running if entry not in live]
 
     @contextmanager
     def _change(self) -> Iterator[None]:
@@ -129,8 +135,23 @@ class BatchQueue:
         entries = (*self._fast, *self._slow, *self._running)
         return any((e.job.model, e.job.version) == (model, version) for e in entries)
 
-    def _next(self) -> list[Entry]:
+    def _may_take(self) -> bool:
+        if not self._fast and not self._slow:
+            return False
+        alone = self._first().job.alone or any(entry.job.alone for entry in self._running)
+        return not (alone and self._running)
+
+    def _first(self) -> Entry:
         if self._slow and (not self._fast or self._credit_s > 0):
+            return self._slow[0]
+        return self._first_fast()
+
+    def _first_fast(self) -> Entry:
+        """The oldest row of the model whose turn it is."""
+        return min(self._fast, key=lambda entry: self._turns.get(entry.job.model, 0))
+
+    def _next(self) -> list[Entry]:
+        if self._first().job.slow:
             return [self._slow.popleft()]
         self._wait_for_company()
         return self._take()
@@ -148,10 +169,10 @@ class BatchQueue:
             self._changed.wait_for(full, timeout=max(0.0, left))
 
     def _take(self) -> list[Entry]:
-        """The oldest row of the model whose turn it is, and those behind it that can go with it."""
+        """The first fast row, and those behind it that can go with it."""
         if not self._fast:  # cancelled while it waited for company
             return []
-        first = min(self._fast, key=lambda entry: self._turns.get(entry.job.model, 0))
+        first = self._first_fast()
         self._turn += 1
         self._turns[first.job.model] = self._turn
         batch, rest = [first], deque[Entry]()

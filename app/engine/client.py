@@ -5,10 +5,10 @@ import contextlib
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from app.engine.wire import Header, pack, pack_job, receive, unpack_error, unpack_result
+from app.engine.wire import Data, Header, pack, pack_job, receive, unpack_error, unpack_result
 from app.errors import (
     ModelReplaced,
     NoWorker,
@@ -226,7 +226,7 @@ class _Link:
             if self.pending.pop(job_id, None):  # nobody answered it: its caller has gone
                 self.writer.writelines(pack({"kind": "cancel", "id": job_id}))
 
-    def take(self, header: Header, frames: list[bytes]) -> None:
+    def take(self, header: Header, frames: Sequence[Data]) -> None:
         if header["kind"] == "begin":
             self._on_device = (header["ids"], header["rows"])
             return

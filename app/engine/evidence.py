@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from app.backbones.model import Model
 from app.backbones.parts import Cut
 from app.explain.registry import Method
+
+Weights = NDArray[np.float32]  # of the logits, [N, classes]
 
 _BY_LAYER = ("activations", "gradients")
 
@@ -25,10 +29,10 @@ class _Graph:
     logits: Tensor
     values: Sequence[Tensor]
 
-    def gradients(self, weights: Tensor) -> Sequence[Tensor]:
-        """Those of the weighted logits; a row's weights, of [N, classes], reach that row alone."""
+    def gradients(self, weights: Weights) -> Sequence[Tensor]:
+        """Those of the weighted logits; a row's weights reach that row alone."""
         with torch.enable_grad():
-            objective = (self.logits * weights).sum()
+            objective = (self.logits * torch.from_numpy(weights).to(self.logits.device)).sum()
         return torch.autograd.grad(objective, list(self.values), retain_graph=True)
 
 
@@ -43,11 +47,13 @@ class _LinearHead:
     values: Sequence[Tensor]
     weight: Tensor  # [classes, C]
 
-    def gradients(self, weights: Tensor) -> Sequence[Tensor]:
+    def gradients(self, weights: Weights) -> Sequence[Tensor]:
         """As ``_Graph.gradients``: the same in every cell."""
         (value,) = self.values
-        asked = weights.any(dim=0).nonzero()[:, 0]  # classes
-        pooled = weights[:, asked] @ self.weight[asked] / value[0, 0].numel()  # [N, C]
+        asked = np.flatnonzero(weights.any(axis=0))  # classes
+        rows = self.weight[torch.from_numpy(asked).to(value.device)]
+        pooled = torch.from_numpy(weights[:, asked]).to(value.device) @ rows  # [N, C]
+        pooled /= value[0, 0].numel()
         return [pooled[:, :, None, None].expand_as(value)]
 
 
@@ -119,10 +125,10 @@ class Objectives:
 
     Args:
         evidence: the batch.
-        weights: [N, classes], of the logits.
+        weights: of the logits.
     """
 
-    def __init__(self, evidence: Evidence, weights: Tensor) -> None:
+    def __init__(self, evidence: Evidence, weights: Weights) -> None:
         self._evidence = evidence
         self._weights = weights
 

@@ -2,8 +2,9 @@
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -14,12 +15,9 @@ from app.backbones.parts import Cut
 from app.engine.batching import Outcome
 from app.engine.evidence import Evidence, Objectives
 from app.errors import NonFiniteOutput
-from app.explain.registry import Method, Objective, SlowMethod, methods
+from app.explain.registry import Method, Numbers, Objective, SlowMethod, methods
 from app.options import POSITIVE
-from app.types import ClassMap, Job, JobResult
-
-Numbers = np.ndarray[tuple[int], np.dtype[np.float32]]  # [classes]
-Maps = np.ndarray[tuple[int, int, int], np.dtype[np.float32]]
+from app.types import ClassMap, Floats, Job, JobResult
 
 
 def run(model: Model, jobs: Sequence[Job]) -> list[Outcome]:
@@ -42,22 +40,25 @@ def run(model: Model, jobs: Sequence[Job]) -> list[Outcome]:
         model.normalize([job.pixels for job in jobs]),
         differentiable=any(job.methods for job in jobs),
     )
-    scores = model.scores(evidence.logits).cpu().numpy()  # [N, classes]
-    logits = evidence.logits.cpu()
+    logits, scores = _fetch([evidence.logits, model.scores(evidence.logits)])  # [N, classes]
     plans = [
-        _plan(job, n, class_indices(job.classes, n.numpy(), s, model.threshold))
+        _plan(job, n, class_indices(job.classes, n, s, model.threshold))
         for job, n, s in zip(jobs, logits, scores, strict=True)
     ]
     forward_done = time.perf_counter()
-    maps = _maps(evidence, plans)
+    found = _maps(evidence, plans)
     timings = {
         "forward": (forward_done - started) * 1e3,
         "backward": (time.perf_counter() - forward_done) * 1e3,
     }
-    return [
-        finite(JobResult(logits=n, scores=s, maps=m, timings=timings, batch_rows=len(jobs)))
-        for n, s, m in zip(logits.numpy(), scores, maps, strict=True)
+    maps = _by_row(evidence.cut, plans, found)
+    results = [
+        JobResult(logits=n, scores=s, maps=m, timings=timings, batch_rows=len(jobs))
+        for n, s, m in zip(logits, scores, maps, strict=True)
     ]
+    if all(np.isfinite(values).all() for values in (logits, *found.values())):
+        return list(results)
+    return [finite(result) for result in results]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +72,17 @@ class _Wish:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """A row's wishes, and its objectives, each [classes], in the order of their turns."""
+    """A row's wishes, and its objectives in the order of their turns: weights of logits."""
 
     wishes: list[_Wish]
-    objectives: list[Tensor]
+    objectives: list[Mapping[int, float]]
 
 
-def _plan(job: Job, logits: Tensor, class_idx: Sequence[int]) -> _Plan:
+def _plan(job: Job, logits: Numbers, class_idx: Sequence[int]) -> _Plan:
     """Methods with the same objective share a turn."""
     turns: dict[tuple[Objective, int], int] = {}
     wishes: list[_Wish] = []
-    objectives: list[Tensor] = []
+    objectives: list[Mapping[int, float]] = []
     for method in (methods()[name] for name in job.methods):
         for index in class_idx:
             key = (method.objective, index)
@@ -104,11 +105,19 @@ def class_indices(
         if isinstance(entry, int):
             found[entry] = None
             continue
-        kind, count = re.fullmatch(r"(\D+)(\d+)", entry).groups()  # type: ignore[union-attr]
-        most = _highest(logits, int(count))
-        reach = [index for index in most if scores[index] >= threshold]
-        found.update(dict.fromkeys(reach if kind == POSITIVE else most))
+        kind, count = _kind(entry)
+        most = _highest(logits, count)
+        if kind == POSITIVE:
+            most = [index for index in most if scores[index] >= threshold]
+        found.update(dict.fromkeys(most))
     return list(found)
+
+
+@cache
+def _kind(entry: str) -> tuple[str, int]:
+    """``top3`` becomes ``("top", 3)``."""
+    kind, count = re.fullmatch(r"(\D+)(\d+)", entry).groups()  # type: ignore[union-attr]
+    return kind, int(count)
 
 
 def _highest(logits: Numbers, count: int) -> list[int]:
@@ -119,16 +128,41 @@ def _highest(logits: Numbers, count: int) -> list[int]:
     return ranking
 
 
-def _maps(evidence: Evidence, plans: Sequence[_Plan]) -> list[tuple[ClassMap, ...]]:
+_Found = dict[tuple[int, str], Floats]  # maps by turn and method, [N, h, w] each
+
+
+def _maps(evidence: Evidence, plans: Sequence[_Plan]) -> _Found:
     """Turn k differentiates the k-th objective of every row: the longest row sets the cost."""
-    computed = [_turn(evidence, plans, k) for k in range(max(len(p.objectives) for p in plans))]
+    turns = range(max(len(plan.objectives) for plan in plans))
+    maps = {
+        (turn, name): values
+        for turn in turns
+        for name, values in _turn(evidence, plans, turn).items()
+    }
+    return dict(zip(maps, _fetch(list(maps.values())), strict=True))
+
+
+def _turn(evidence: Evidence, plans: Sequence[_Plan], turn: int) -> dict[str, Tensor]:
+    weights = np.zeros(tuple(evidence.logits.shape), np.float32)
+    for row, plan in enumerate(plans):
+        if turn < len(plan.objectives):
+            for index, weight in plan.objectives[turn].items():
+                weights[row, index] = weight
+    objective = Objectives(evidence, weights)
+    wanted = {wish.method.info.name: wish.method
+              for plan in plans for wish in plan.wishes if wish.turn == turn}  # fmt: skip
+    return {name: objective.maps(method) for name, method in wanted.items()}
+
+
+def _by_row(cut: Cut, plans: Sequence[_Plan], found: _Found) -> list[tuple[ClassMap, ...]]:
+    places = {name: place(methods()[name], cut) for _, name in found}
     return [
         tuple(
             ClassMap(
                 index=wish.class_idx,
                 method=wish.method.info.name,
-                layer=place(wish.method, evidence.cut),
-                values=computed[wish.turn][wish.method.info.name][row],
+                layer=places[wish.method.info.name],
+                values=found[wish.turn, wish.method.info.name][row],
             )
             for wish in plan.wishes
         )
@@ -136,13 +170,13 @@ def _maps(evidence: Evidence, plans: Sequence[_Plan]) -> list[tuple[ClassMap, ..
     ]
 
 
-def _turn(evidence: Evidence, plans: Sequence[_Plan], turn: int) -> dict[str, Maps]:
-    idle = torch.zeros_like(evidence.logits[0], device="cpu")
-    weights = [p.objectives[turn] if turn < len(p.objectives) else idle for p in plans]
-    objective = Objectives(evidence, torch.stack(weights).to(evidence.logits.device))
-    wanted = {wish.method.info.name: wish.method
-              for plan in plans for wish in plan.wishes if wish.turn == turn}  # fmt: skip
-    return {name: objective.maps(method).cpu().numpy() for name, method in wanted.items()}
+def _fetch(tensors: Sequence[Tensor]) -> list[Floats]:
+    """Bring them to the host, from a GPU all at once: each time the thread waits for it."""
+    if not tensors or tensors[0].device.type == "cpu":
+        return [tensor.numpy() for tensor in tensors]
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors]).cpu()
+    parts = torch.split(flat, [tensor.numel() for tensor in tensors])
+    return [part.view(t.shape).numpy() for part, t in zip(parts, tensors, strict=True)]
 
 
 def place(method: Method | SlowMethod, cut: Cut) -> str:

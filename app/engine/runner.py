@@ -5,11 +5,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from app.backbones.cut import TRACING
 from app.backbones.manifest import Manifest
 from app.backbones.model import Model
 from app.backbones.registry import Registry
+from app.backbones.tracing import GATE
 from app.engine.batching import Outcome, SlowRun
+from app.engine.device import Device
 from app.engine.fast import run
 from app.engine.slow import run_slowly
 from app.errors import CamserveError
@@ -25,11 +26,12 @@ class Runner:
     def __init__(self, registry: Registry, max_batch_size: int) -> None:
         self._registry = registry
         self._max_batch_size = max_batch_size
+        self.device = Device(registry.device)
 
     def run(self, jobs: Sequence[Job]) -> list[Outcome]:
         """Run rows that share model, version and layer; see ``run``."""
         model = self._registry.get(jobs[0].model, jobs[0].version)
-        with TRACING:  # of another model, which is being loaded
+        with self.device.turn(), GATE.running():
             return run(model, jobs)
 
     def run_slowly(self, job: Job) -> SlowRun:
@@ -38,7 +40,7 @@ class Runner:
         steps = run_slowly(model, job, max(1, self._max_batch_size // _SLICES))
         while True:
             try:
-                with TRACING:
+                with self.device.turn(), GATE.running():
                     progress = next(steps)
             except StopIteration as end:
                 outcome: Outcome = end.value
@@ -48,7 +50,7 @@ class Runner:
     def load(self, names: Sequence[str], on_change: Callable[[], None]) -> None:
         """Load models one after the other, each warm before it is announced as ready."""
         for name in names:
-            self._registry.load(name, self._prepare)
+            self._load(name)
             on_change()
 
     def renew(self, manifest: Manifest, on_change: Callable[[], None]) -> CamserveError | None:
@@ -63,7 +65,7 @@ class Runner:
         """
         self._registry.enlist(manifest, "loading")
         on_change()
-        error = self._registry.load(manifest.name, self._prepare)
+        error = self._load(manifest.name)
         on_change()
         return error
 
@@ -76,6 +78,10 @@ class Runner:
             models=self._registry.models(),
             methods=known,
         )
+
+    def _load(self, name: str) -> CamserveError | None:
+        with self.device.turn():
+            return self._registry.load(name, self._prepare)
 
     def _prepare(self, model: Model) -> None:
         model.info = model.info.model_copy(update={"methods": _suited(model)})

@@ -21,8 +21,9 @@ from app.errors import CamserveError, error_from_code
 from app.types import ClassMap, Job, JobResult, Progress
 
 Header = dict[str, Any]
-Frame = bytes | memoryview
-Message = tuple[Header, list[bytes]]
+Frame = bytes | memoryview  # to be sent
+Data = bytes | bytearray  # of a frame that was received
+Message = tuple[Header, Sequence[Data]]
 
 _LENGTH = struct.Struct("!I")
 
@@ -47,9 +48,10 @@ def receive_blocking(file: IO[bytes]) -> Message:
     return header, [_exactly(file, size) for size in header["frames"]]
 
 
-def _exactly(file: IO[bytes], size: int) -> bytes:
-    data = file.read(size)
-    if len(data) < size:
+def _exactly(file: IO[bytes], size: int) -> bytearray:
+    """Writable, as torch wants what it takes pixels from."""
+    data = bytearray(size)
+    if file.readinto(data) < size:  # type: ignore[attr-defined] # every binary file has it
         raise EOFError
     return data
 
@@ -75,7 +77,7 @@ def pack_job(job_id: int, job: Job) -> list[Frame]:
     return pack(header, [_raw(job.pixels)])
 
 
-def unpack_job(header: Header, frames: list[bytes]) -> Job:
+def unpack_job(header: Header, frames: Sequence[Data]) -> Job:
     pixels = np.frombuffer(frames[0], np.uint8).reshape(header["shape"])
     return Job(
         model=header["model"],
@@ -108,7 +110,7 @@ def pack_result(job_id: int, result: JobResult) -> list[Frame]:
     return pack(header, [_raw(array) for array in arrays])
 
 
-def unpack_result(header: Header, frames: list[bytes]) -> JobResult:
+def unpack_result(header: Header, frames: Sequence[Data]) -> JobResult:
     logits, scores, *maps = (np.frombuffer(frame, np.float32) for frame in frames)
     return JobResult(
         logits=logits,

@@ -1,7 +1,7 @@
 """The worker process: takes jobs from http processes, runs them in batches, settles every one.
 
-Threads: one reads each connection, one loads models, one drives the device; the main thread waits
-for the parent's pipe to close, and ends the process then.
+Threads: one reads each connection, one loads models, one or two drive the device; the main thread
+waits for the parent's pipe to close, and ends the process then.
 """
 
 import logging
@@ -88,6 +88,8 @@ class Worker:
         catalogue: what is served now.
         queue: where jobs wait.
         metrics: where batches are counted.
+        lanes: batches in progress at once. While a GPU computes one, another's pictures are
+            brought there, and another's answers are sent.
     """
 
     def __init__(
@@ -97,24 +99,28 @@ class Worker:
         catalogue: Callable[[], Catalogue],
         queue: BatchQueue,
         metrics: Metrics,
+        lanes: int = 1,
     ) -> None:
         self._run = run
         self._run_slowly = run_slowly
         self._catalogue = catalogue
         self._queue = queue
         self._metrics = metrics
-        self._busy_since: float | None = None
+        self._lanes = lanes
+        self._busy_since: dict[int, float] = {}  # of the lanes at work
         self._connections: set[_Connection] = set()
         self._lock = Lock()
+        self._beginning = Lock()
 
     def start(self, listener: socket.socket) -> None:
         """Accept connections and run batches, in threads of their own."""
-        for target in (lambda: self._accept(listener), self._drive):
-            Thread(target=target, daemon=True).start()
+        Thread(target=self._accept, args=(listener,), daemon=True).start()
+        for lane in range(self._lanes):
+            Thread(target=self._drive, args=(lane,), daemon=True).start()
 
     def is_stuck(self, seconds: float) -> bool:
         """Whether the device has been at one batch for longer than that."""
-        since = self._busy_since
+        since = min(self._busy_since.copy().values(), default=None)
         return since is not None and time.monotonic() - since > seconds
 
     def announce(self) -> None:
@@ -151,17 +157,25 @@ class Worker:
             self._queue.cancel(connection)
             connection.close()
 
-    def _drive(self) -> None:
+    def _drive(self, lane: int) -> None:
         for batch in self._queue.batches():
-            self._busy_since = time.monotonic()
-            _announce_begin(batch)
+            now = self._busy_since[lane] = time.monotonic()
+            self._announce_begin(batch)
             for entry in batch:
-                entry.begun = entry.begun or self._busy_since
+                entry.begun = entry.begun or now
             if batch[0].job.slow:
                 self._step(batch[0])
             else:
                 self._batch(batch)
-            self._busy_since = None
+            del self._busy_since[lane]
+
+    def _announce_begin(self, batch: Sequence[Entry]) -> None:
+        """If the process dies now, its clients know which rows the device had."""
+        with self._beginning:  # the latest word must be the one with all lanes in it
+            running = self._queue.running()
+            for connection in {e.owner for e in batch if isinstance(e.owner, _Connection)}:
+                ids = [entry.job_id for entry in running if entry.owner is connection]
+                connection.send(pack({"kind": "begin", "ids": ids, "rows": len(running)}))
 
     def _batch(self, batch: Sequence[Entry]) -> None:
         self._metrics.add(("batch_rows", len(batch), {"model": batch[0].job.model}))
@@ -196,13 +210,6 @@ def _entry(connection: "_Connection", job_id: int, job: Job) -> Entry:
         connection.send(pack_progress(job_id, progress))
 
     return Entry(job=job, owner=connection, job_id=job_id, settle=settle, tell=tell)
-
-
-def _announce_begin(batch: Sequence[Entry]) -> None:
-    """If the process dies now, its clients know which rows the device had."""
-    for connection in {entry.owner for entry in batch if isinstance(entry.owner, _Connection)}:
-        ids = [entry.job_id for entry in batch if entry.owner is connection]
-        connection.send(pack({"kind": "begin", "ids": ids, "rows": len(batch)}))
 
 
 class _Connection:

@@ -1,8 +1,9 @@
 """Finer-CAM (Zhang et al. 2025, https://arxiv.org/abs/2501.11309): why this class and not that."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from app.explain import gradcam
@@ -19,7 +20,9 @@ _STRENGTH = 0.6  # of the comparison, as in the paper
 _RIVALS = 3  # compared with where the caller names none
 
 
-def objective(logits: Tensor, class_idx: int, against: Sequence[int]) -> Tensor:
+def objective(
+    logits: NDArray[np.float32], class_idx: int, against: Sequence[int]
+) -> Mapping[int, float]:
     """The class's logit less that of its rivals: y_c - 0.6 · mean(y_d).
 
     Args:
@@ -28,14 +31,11 @@ def objective(logits: Tensor, class_idx: int, against: Sequence[int]) -> Tensor:
         against: its rivals; where there are none, the three classes of the nearest logits.
 
     Returns:
-        [classes], the weight of each logit.
+        The weights of the logits; of those that are missing, 0.
     """
-    weights = torch.zeros_like(logits)
-    rivals = [index for index in against if index != class_idx] or _nearest(logits, class_idx)
-    if rivals:
-        weights[rivals] = -_STRENGTH / len(rivals)
-    weights[class_idx] = 1
-    return weights
+    named = dict.fromkeys(index for index in against if index != class_idx)
+    rivals = list(named) or _nearest(logits, class_idx)
+    return {class_idx: 1.0, **dict.fromkeys(rivals, -_STRENGTH / max(1, len(rivals)))}
 
 
 def compute(activations: Tensor, gradients: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ def compute(activations: Tensor, gradients: Tensor) -> Tensor:
     return gradcam.compute(activations, gradients)
 
 
-def _nearest(logits: Tensor, class_idx: int) -> list[int]:
-    distance = (logits - logits[class_idx]).abs()
-    ranking: list[int] = distance.argsort(stable=True).tolist()
+def _nearest(logits: NDArray[np.float32], class_idx: int) -> list[int]:
+    distance = np.abs(logits - logits[class_idx])
+    ranking: list[int] = distance.argsort(kind="stable").tolist()
     return [index for index in ranking if index != class_idx][:_RIVALS]

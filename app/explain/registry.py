@@ -16,35 +16,33 @@ A slow method is a generator ``explain``, and a function ``passes``; see ``steps
 
 import inspect
 import pkgutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from types import ModuleType
 
-import torch
+import numpy as np
 from torch import Tensor
 
 import app.explain
 from app.explain.steps import Row, Steps
 from app.types import MethodInfo
 
-Objective = Callable[[Tensor, int, Sequence[int]], Tensor]
+Numbers = np.ndarray[tuple[int], np.dtype[np.float32]]  # [classes]
+Objective = Callable[[Numbers, int, Sequence[int]], Mapping[int, float]]
 
 
-def class_logit(logits: Tensor, class_idx: int, _against: Sequence[int]) -> Tensor:
+def class_logit(_logits: Numbers, class_idx: int, _against: Sequence[int]) -> Mapping[int, float]:
     """The plain objective: the logit of the class.
 
     Args:
-        logits: [classes], of one row.
         class_idx: the class to explain.
 
     Returns:
-        [classes], the weight of each logit in what is differentiated.
+        The weights of the logits in what is differentiated; of those that are missing, 0.
     """
-    weights = torch.zeros_like(logits)
-    weights[class_idx] = 1
-    return weights
+    return {class_idx: 1.0}
 
 
 @dataclass(frozen=True)

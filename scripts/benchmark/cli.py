@@ -3,6 +3,7 @@
   scripts/bench                 everything; hours (it says how long before it starts)
   scripts/bench --quick         two models, one picture, 16 clients and 1; about ten minutes
   scripts/bench --engine        what the models alone can do, without HTTP
+  scripts/bench --gpu           an NVIDIA GPU, without HTTP and behind it; about four minutes
   scripts/bench --sweep         the peers' best settings
   scripts/bench --report A,B    tables and plot of earlier runs together, measuring nothing
 
@@ -17,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmark import environments, machine, processes, rounds
+from benchmark import environments, gpu, machine, processes, rounds
 from benchmark.cells import Cell, cells
 from benchmark.contenders import CONTENDERS, PEERS
 from benchmark.pictures import SIZES
@@ -36,6 +37,8 @@ _ALL: Mapping[str, Any] = {
     "open": "20,50,80,95,110",
     "rounds": 3,
     "seconds": 6.0,
+    "http": "1,2,4,8,12",
+    "precision": "fp16",
 }
 _QUICK: Mapping[str, Any] = {
     "models": "resnet50,mobilenet_v3_small",
@@ -54,6 +57,8 @@ _HELP = {
     "open": "open loops, in percent of the rate that 16 clients reach; empty for none",
     "rounds": "of all servers in turn",
     "seconds": "that each cell is measured",
+    "http": "with --gpu: numbers of http processes",
+    "precision": "with --gpu: that is served",
 }
 _WHATS = ("explain", "predict")
 _START_S, _AROUND_S = 12, 2.5  # a server's start; warming up and draining, for each cell
@@ -70,6 +75,8 @@ def main() -> None:
     with processes.adopting_orphans():
         if arguments.sweep:
             run_sweep(arguments)
+        elif arguments.gpu:
+            run_gpu(arguments)
         else:
             write(arguments.out, measured(arguments))
 
@@ -96,6 +103,17 @@ def measured(arguments: argparse.Namespace) -> dict[str, Any]:
     except KeyboardInterrupt:
         print("interrupted: what was measured is kept")
     return content
+
+
+def run_gpu(arguments: argparse.Namespace) -> None:
+    """The GPU's figures, saved after each."""
+    plan = gpu.Plan(arguments.precision, arguments.http, arguments.what, arguments.seconds)
+    command = " ".join(["scripts/bench", *sys.argv[1:]])
+    for content in gpu.measured(arguments.name, command, plan):
+        file = save(arguments.out, content)
+    text = gpu.as_markdown(content)
+    file.with_suffix(".md").write_text(text)
+    print(text)
 
 
 def plan_of(arguments: argparse.Namespace, contenders: Sequence[str]) -> rounds.Plan:
@@ -192,7 +210,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "scripts/bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     kinds = parser.add_mutually_exclusive_group()
-    for flag in ("quick", "engine", "sweep"):
+    for flag in ("quick", "engine", "gpu", "sweep"):
         kinds.add_argument(f"--{flag}", action="store_true")
     kinds.add_argument("--report", type=_words, metavar="NAMES")
     parser.add_argument("--name", help="of the result files; full, quick, engine, … if absent")
@@ -215,9 +233,9 @@ def _complete(found: argparse.Namespace, defaults: Mapping[str, Any]) -> None:
             setattr(found, name, value)
     for name in ("peers", "models", "pictures", "what"):
         setattr(found, name, _words(getattr(found, name)))
-    for name in ("clients", "open"):
+    for name in ("clients", "open", "http"):
         setattr(found, name, tuple(int(word) for word in _words(getattr(found, name))))
-    kinds = ("quick", "engine", "sweep", "report")
+    kinds = ("quick", "engine", "gpu", "sweep", "report")
     found.name = found.name or next((kind for kind in kinds if getattr(found, kind)), "full")
 
 

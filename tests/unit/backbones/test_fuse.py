@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from app.backbones import packed as packed_layers
+from app.backbones import onednn
 from app.backbones.cut import Cutter
-from app.backbones.fuse import Packed, fuse, pack
+from app.backbones.fuse import fuse, pack
 from app.backbones.parts import Cut
 from tests.unit.conftest import MakeModel
 
@@ -66,7 +66,7 @@ def check(module: nn.Module, channels: int = 8) -> fx.GraphModule:
     torch.manual_seed(0)
     many = torch.randn(5, channels, 12, 12).contiguous(memory_format=torch.channels_last)
     plain = shaped(module, many[:1])
-    fused = fuse(plain)
+    fused = fuse(plain, onednn.OneDnn())
     with torch.no_grad():
         for rows in (1, 5):
             x = many[:rows].clone(memory_format=torch.channels_last)
@@ -215,7 +215,7 @@ class Block(nn.Module):
 def test_a_transformer_block_is_packed(bias: bool) -> None:
     fused = check(Block(bias=bias))
     kinds = {type(module) for module in fused.modules()}
-    assert {packed_layers.Attention, packed_layers.Linear} <= kinds
+    assert {onednn._Attention, onednn._Linear} <= kinds
     assert not {nn.MultiheadAttention, nn.Linear, nn.GELU} & kinds
 
 
@@ -243,8 +243,8 @@ def test_a_packed_head_has_the_gradients_of_the_plain_one() -> None:
     torch.manual_seed(0)
     x = torch.randn(3, 8, 5, 5)
     plain = shaped(Block(), x)
-    packed_head = pack(plain, Packed())
-    assert any(type(module) is packed_layers.Attention for module in packed_head.modules())
+    packed_head = pack(plain, onednn.OneDnn())
+    assert any(type(module) is onednn._Attention for module in packed_head.modules())
     results = []
     for module in (plain, packed_head):
         leaf = x.clone().requires_grad_()
@@ -278,14 +278,14 @@ class Stack(nn.Module):
 @pytest.mark.parametrize("read_later", [False, True])
 def test_a_sum_is_made_in_place_where_nobody_reads_the_summand_again(read_later: bool) -> None:
     fused = check(Stack(read_later=read_later))
-    layers = [m for m in fused.modules() if isinstance(m, packed_layers.Conv)]
+    layers = [m for m in fused.modules() if isinstance(m, onednn._Conv)]
     assert sum(layer.in_place for layer in layers) == (1 if read_later else 2)
 
 
 def test_the_input_is_never_overwritten() -> None:
     x = torch.randn(2, 8, 12, 12).contiguous(memory_format=torch.channels_last)
     before = x.clone()
-    fused = fuse(shaped(Residual(), x[:1]))
+    fused = fuse(shaped(Residual(), x[:1]), onednn.OneDnn())
     with torch.no_grad():
         fused(x)
     assert torch.equal(x, before)

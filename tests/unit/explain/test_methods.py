@@ -116,11 +116,11 @@ def test_layercam_of_several_layers_shows_the_early_ones() -> None:
 
 def test_finercam_compares_with_the_nearest_classes_or_with_those_named() -> None:
     objective = methods()["finercam"].objective
-    logits = torch.tensor([5.0, 1.0, 4.0, -9.0, 3.0])
-    assert objective(logits, 0, ()).tolist() == pytest.approx([1, -0.2, -0.2, 0, -0.2])
-    assert objective(logits, 0, (3,)).tolist() == pytest.approx([1, 0, 0, -0.6, 0])
-    assert objective(logits, 0, (0, 3)).tolist() == pytest.approx([1, 0, 0, -0.6, 0])
-    assert objective(logits[:1], 0, ()).tolist() == [1]
+    logits = np.array([5.0, 1.0, 4.0, -9.0, 3.0], np.float32)
+    assert objective(logits, 0, ()) == pytest.approx({0: 1, 1: -0.2, 2: -0.2, 4: -0.2})
+    for against in ((3,), (0, 3), (3, 3)):
+        assert objective(logits, 0, against) == pytest.approx({0: 1, 3: -0.6})
+    assert objective(logits[:1], 0, ()) == {0: 1}
 
 
 def test_attention_rollout_multiplies_the_blocks_in_their_order() -> None:

@@ -8,14 +8,14 @@ processor MKL reaches two fifths of what oneDNN does, and a vision transformer i
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
-from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from app.backbones.kit import NO_ACTIVATION, RELU, Activation, Behind, Conv, Layer, absorb
 
 # The steps that torch.compile uses, too; torch has no public names for them.
 _steps = torch.ops.mkldnn
@@ -23,18 +23,62 @@ _MANY = 8  # rows of a typical batch
 _TOKENS = 64  # any number but one gives the same layout
 
 
-@dataclass(frozen=True, slots=True)
-class Activation:
-    """By oneDNN's names."""
+class OneDnn:
+    """The kit for a processor.
 
-    name: str = "none"
-    algorithm: str = ""
+    Args:
+        dtype: in which its layers compute.
+    """
+
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+        self._dtype = dtype
+        self._convs: dict[object, _ConvWeights] = {}
+        self._linears: dict[int, _LinearWeights] = {}
+
+    def conv(
+        self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None, shape: Sequence[int], behind: Behind
+    ) -> Conv | None:
+        """A convolution with any activation, after a sum with ReLU alone."""
+        if not self._computes or (behind.adds and behind.activation not in {NO_ACTIVATION, RELU}):
+            return None
+        key = (conv, norm, tuple(shape[1:]))
+        if key not in self._convs:
+            self._convs[key] = _ConvWeights(conv, norm, shape, self._dtype)
+        return _Conv(self._convs[key], behind.activation)
+
+    def linear(self, weight: Tensor, bias: Tensor | None, behind: Behind) -> Layer | None:
+        """A linear layer with an activation or a sum, where the processor has this type."""
+        if not self._computes or (behind.adds and behind.activation != NO_ACTIVATION):
+            return None
+        return _Linear(self._linear_weights(weight, bias), behind.activation)
+
+    def attention(self, attention: nn.MultiheadAttention) -> Layer | None:
+        """Attention without what only other tasks need, where the processor has this type."""
+        one_weight = attention.in_proj_weight is not None  # for queries, keys and values
+        plain = one_weight and attention.bias_k is None and not attention.add_zero_attn
+        if not plain or not self._computes:
+            return None
+        inwards = self._linear_weights(attention.in_proj_weight, attention.in_proj_bias)
+        outwards = self._linear_weights(attention.out_proj.weight, attention.out_proj.bias)
+        return _Attention(inwards, outwards, attention.num_heads)
+
+    def _linear_weights(self, weight: Tensor, bias: Tensor | None) -> "_LinearWeights":
+        key = id(weight)  # of a parameter of the model, which lives longer
+        if key not in self._linears:
+            self._linears[key] = _LinearWeights(weight, bias, self._dtype)
+        return self._linears[key]
+
+    @cached_property
+    def _computes(self) -> bool:
+        """Whether oneDNN computes in this type on this processor."""
+        able = {
+            torch.bfloat16: _steps._is_mkldnn_bf16_supported,  # noqa: SLF001
+            torch.float16: _steps._is_mkldnn_fp16_supported,  # noqa: SLF001
+        }
+        return self._dtype == torch.float32 or (self._dtype in able and able[self._dtype]())
 
 
-NO_ACTIVATION = Activation()
-
-
-class ConvWeights:
+class _ConvWeights:
     """Those of a convolution, with its batch norm inside.
 
     oneDNN wants another layout for one row than for several; the wrong one costs more than it
@@ -48,7 +92,7 @@ class ConvWeights:
         shape: Sequence[int],  # of an input
         dtype: torch.dtype,
     ) -> None:
-        weight, bias = (t if t is None else t.detach().to(dtype) for t in _absorb(conv, norm))
+        weight, bias = (t if t is None else t.detach().to(dtype) for t in absorb(conv, norm))
         self._how = (conv.padding, conv.stride, conv.dilation, conv.groups)
         pack = _steps._reorder_convolution_weight  # noqa: SLF001
         self._one_row, self._rows = (
@@ -61,7 +105,7 @@ class ConvWeights:
         return (self._one_row if rows == 1 else self._rows, self._bias, *self._how)
 
 
-class LinearWeights:
+class _LinearWeights:
     """Those of a linear layer: weight [K, C], bias [K]."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
@@ -75,18 +119,12 @@ class LinearWeights:
         return _steps._reorder_linear_weight(self._weight.t().contiguous(), _TOKENS)  # type: ignore[no-any-return] # noqa: SLF001
 
 
-class _Frozen(nn.Module):
-    def __deepcopy__(self, _memo: object) -> "_Frozen":
-        return self
-
-
-class Conv(_Frozen):
+class _Conv(Conv):
     """A convolution, and what comes behind it."""
 
-    def __init__(self, weights: ConvWeights, activation: Activation = NO_ACTIVATION) -> None:
+    def __init__(self, weights: _ConvWeights, activation: Activation = NO_ACTIVATION) -> None:
         super().__init__()
         self.weights = weights
-        self.in_place = False  # whether a sum overwrites what is added
         self._activation = activation
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
@@ -106,10 +144,10 @@ class Conv(_Frozen):
         return result
 
 
-class Linear(_Frozen):
+class _Linear(Layer):
     """A linear layer, and what comes behind it, where no gradient is asked for."""
 
-    def __init__(self, weights: LinearWeights, activation: Activation = NO_ACTIVATION) -> None:
+    def __init__(self, weights: _LinearWeights, activation: Activation = NO_ACTIVATION) -> None:
         super().__init__()
         self.weights = weights
         self._activation = activation
@@ -123,10 +161,10 @@ class Linear(_Frozen):
         return summed
 
 
-class Attention(_Frozen):
+class _Attention(Layer):
     """Self-attention, as ``nn.MultiheadAttention(x, x, x, need_weights=False)``."""
 
-    def __init__(self, inwards: LinearWeights, outwards: LinearWeights, heads: int) -> None:
+    def __init__(self, inwards: _LinearWeights, outwards: _LinearWeights, heads: int) -> None:
         super().__init__()
         self.weights = inwards
         self._outwards = outwards
@@ -141,7 +179,7 @@ class Attention(_Frozen):
         return _multiply(mixed.reshape(n, tokens, channels), self._outwards), None
 
 
-def _multiply(x: Tensor, weights: LinearWeights, behind: Activation = NO_ACTIVATION) -> Tensor:
+def _multiply(x: Tensor, weights: _LinearWeights, behind: Activation = NO_ACTIVATION) -> Tensor:
     if x.requires_grad and torch.is_grad_enabled():
         return _Multiplication.apply(x, weights)  # type: ignore[no-any-return]
     return _linear(x, weights.forward, weights.bias, behind)
@@ -157,22 +195,10 @@ class _Multiplication(torch.autograd.Function):
     """With the gradient that oneDNN's step itself does not have."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weights: LinearWeights) -> Tensor:  # noqa: ANN401 - torch's own
+    def forward(ctx: Any, x: Tensor, weights: _LinearWeights) -> Tensor:  # noqa: ANN401 - torch's own
         ctx.weights = weights
         return _linear(x, weights.forward, weights.bias, NO_ACTIVATION)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
         return _linear(gradient, ctx.weights.backward, None, NO_ACTIVATION), None
-
-
-def _absorb(conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias of a convolution that does the norm's work too."""
-    if norm is None:
-        return conv.weight, conv.bias
-    mean, variance = norm.running_mean, norm.running_var
-    assert mean is not None  # noqa: S101 - who absorbs it saw to it
-    assert variance is not None  # noqa: S101
-    return fuse_conv_bn_weights(
-        conv.weight, conv.bias, mean, variance, norm.eps, norm.weight, norm.bias
-    )

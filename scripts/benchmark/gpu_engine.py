@@ -1,0 +1,182 @@
+"""What a GPU alone can do, without HTTP.
+
+Run as: python -m benchmark.gpu_engine MODEL. One line of JSON for each figure, pictures a second:
+
+  compiled forward    torchvision's model by torch.compile, as a CUDA graph, its input on the GPU
+  own forward         camserve's trunk and head, its input on the GPU
+  engine              uint8 pictures in the host's memory → scores and Grad-CAM there, as a worker
+                      does it: batches in as many threads as it has lanes
+  engine, two workers the same in two processes at once, as with APP_DEVICES=cuda:0,cuda:0
+
+With PRECISION and ROWS behind MODEL it is one of these two: it says ``ready``, waits for a line, and
+prints its rate.
+"""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, cast
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torchvision import models
+
+from app.backbones.manifest import find_manifest
+from app.backbones.model import Loading, Model
+from app.engine.device import Device
+from app.engine.fast import run
+from app.types import Job, Precision
+from benchmark.places import MODELS
+from benchmark.statistics import median
+
+ROWS = (1, 8, 16, 32, 64)
+COMPILED_ROWS = (16, 64)
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
+COMPILED: tuple[Precision, ...] = ("bf16",)
+_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_DEVICE = torch.device("cuda:0")
+TWO = "engine, two workers"
+_TURNS = 3
+_SECONDS = 0.4  # each
+_WARM_UPS = 3
+
+
+def figures(name: str) -> Iterator[dict[str, Any]]:
+    """All of one model."""
+    for precision in PRECISIONS:
+        model = _load(name, precision)
+        for rows in ROWS:
+            yield _figure(precision, rows, "own forward", own_forward(model, rows))
+            yield _figure(precision, rows, "engine", engine(model, rows))
+        del model
+        yield _figure(precision, ROWS[-1], TWO, two_workers(name, precision, ROWS[-1]))
+    for precision in COMPILED:
+        for rows in COMPILED_ROWS:
+            rate = compiled_forward(name, rows, _TYPES[precision])
+            yield _figure(precision, rows, "compiled forward", rate)
+
+
+def _figure(precision: str, rows: int, what: str, rate: float) -> dict[str, Any]:
+    return {"precision": precision, "rows": rows, "what": what, "rate": rate}
+
+
+@torch.no_grad()
+def compiled_forward(name: str, rows: int, dtype: torch.dtype) -> float:
+    """Torchvision's model, its batch norms folded by the compiler."""
+    import torch._inductor.config as inductor
+
+    inductor.freezing = True
+    module: nn.Module = models.get_model(name, weights=None)
+    module.load_state_dict(load_file(MODELS / f"{name}.safetensors"))
+    module = module.eval().to(_DEVICE, dtype).to(memory_format=torch.channels_last)
+    compiled = torch.compile(module)
+    x = _input(rows, _DEVICE).to(dtype)
+    for _ in range(_WARM_UPS):
+        compiled(x)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        compiled(x)
+    return rows * _rate(graph.replay)
+
+
+@torch.no_grad()
+def own_forward(model: Model, rows: int) -> float:
+    """The trunk as CUDA graphs, and the head behind it."""
+    x, cut = _input(rows, model.device), model.cut()
+    return rows * _rate(lambda: cut.forward_head(cut.forward_features(x)))
+
+
+def _input(rows: int, device: torch.device) -> Tensor:
+    return torch.rand(rows, 3, 224, 224, device=device).to(memory_format=torch.channels_last)
+
+
+def _rate(launch: Callable[[], object]) -> float:
+    """Launches a second, none of them waited for; the median of a few turns."""
+    found = []
+    for _ in range(_WARM_UPS):
+        launch()
+    for _ in range(_TURNS):
+        torch.cuda.synchronize()
+        started, count = time.perf_counter(), 0
+        while time.perf_counter() < started + _SECONDS:
+            launch()
+            count += 1
+            if count % 8 == 0:  # the GPU's queue must not grow for ever
+                torch.cuda.synchronize()
+        torch.cuda.synchronize()
+        found.append(count / (time.perf_counter() - started))
+    return median(found)
+
+
+def engine(model: Model, rows: int, lanes: int | None = None) -> float:
+    """Jobs in, results out."""
+    device = Device(model.device)
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (rows, 224, 224, 3), np.uint8)
+    job = Job(
+        model="", version="", pixels=pixels[0], deadline=time.monotonic() + 1e6,
+        classes=("top1",), methods=("gradcam",), budget=1,
+    )  # fmt: skip
+    jobs = [replace(job, pixels=p) for p in pixels]
+    found = []
+    for _ in range(_TURNS):
+        counts: list[int] = []
+        until = time.perf_counter() + _SECONDS
+
+        def lane(until: float = until, counts: list[int] = counts) -> None:
+            count = 0
+            while time.perf_counter() < until:
+                with device.turn():
+                    run(model, jobs)
+                count += 1
+            counts.append(count)
+
+        threads = [threading.Thread(target=lane) for _ in range(lanes or device.lanes)]
+        started = time.perf_counter()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        found.append(rows * sum(counts) / (time.perf_counter() - started))
+    return median(found)
+
+
+def two_workers(name: str, precision: Precision, rows: int) -> float:
+    """The sum of both; they begin together."""
+    command = [sys.executable, "-m", "benchmark.gpu_engine", name, precision, str(rows)]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as one, subprocess.Popen(command, **pipes) as other:
+        for process in (one, other):
+            process.stdout.readline()
+        for process in (one, other):
+            process.stdin.write("begin\n")
+            process.stdin.flush()
+        return sum(float(process.stdout.readline()) for process in (one, other))
+
+
+def _be_worker(name: str, precision: Precision, rows: int) -> None:
+    model = _load(name, precision)
+    engine(model, rows)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    print(engine(model, rows), flush=True)
+
+
+def _load(name: str, precision: Precision) -> Model:
+    loading = Loading(precision=precision, rows=ROWS[-1])
+    return Model(find_manifest(MODELS, name), _DEVICE, loading)
+
+
+if __name__ == "__main__":
+    if sys.argv[2:]:
+        _be_worker(sys.argv[1], cast("Precision", sys.argv[2]), int(sys.argv[3]))
+    else:
+        for figure in figures(sys.argv[1]):
+            print(json.dumps(figure), flush=True)
