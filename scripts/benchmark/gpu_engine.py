@@ -8,8 +8,8 @@ Run as: python -m benchmark.gpu_engine MODEL. One line of JSON for each figure, 
                       does it: batches in as many threads as it has lanes
   engine, two workers the same in two processes at once, as with APP_DEVICES=cuda:0,cuda:0
 
-With PRECISION and ROWS behind MODEL it is one of these two: it says ``ready``, waits for a line, and
-prints its rate.
+With PRECISION and ROWS behind MODEL it is one of these two: it says ``ready``, waits for a line,
+and prints its rate.
 """
 
 import json
@@ -17,9 +17,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import IO, Any, cast
 
 import numpy as np
 import torch
@@ -35,10 +35,9 @@ from app.types import Job, Precision
 from benchmark.places import MODELS
 from benchmark.statistics import median
 
-ROWS = (1, 8, 16, 32, 64)
-COMPILED_ROWS = (16, 64)
-PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
-COMPILED: tuple[Precision, ...] = ("bf16",)
+ROWS = (1, 16, 64)
+PRECISIONS: tuple[Precision, ...] = ("bf16", "fp16", "fp32")
+COMPARED: Precision = "bf16"  # with torch.compile, and with two workers
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _DEVICE = torch.device("cuda:0")
 TWO = "engine, two workers"
@@ -55,11 +54,9 @@ def figures(name: str) -> Iterator[dict[str, Any]]:
             yield _figure(precision, rows, "own forward", own_forward(model, rows))
             yield _figure(precision, rows, "engine", engine(model, rows))
         del model
-        yield _figure(precision, ROWS[-1], TWO, two_workers(name, precision, ROWS[-1]))
-    for precision in COMPILED:
-        for rows in COMPILED_ROWS:
-            rate = compiled_forward(name, rows, _TYPES[precision])
-            yield _figure(precision, rows, "compiled forward", rate)
+    rows = ROWS[-1]
+    yield _figure(COMPARED, rows, TWO, two_workers(name, COMPARED, rows))
+    yield _figure(COMPARED, rows, "compiled forward", compiled_forward(name, rows))
 
 
 def _figure(precision: str, rows: int, what: str, rate: float) -> dict[str, Any]:
@@ -67,11 +64,12 @@ def _figure(precision: str, rows: int, what: str, rate: float) -> dict[str, Any]
 
 
 @torch.no_grad()
-def compiled_forward(name: str, rows: int, dtype: torch.dtype) -> float:
+def compiled_forward(name: str, rows: int) -> float:
     """Torchvision's model, its batch norms folded by the compiler."""
     import torch._inductor.config as inductor
 
     inductor.freezing = True
+    dtype = _TYPES[COMPARED]
     module: nn.Module = models.get_model(name, weights=None)
     module.load_state_dict(load_file(MODELS / f"{name}.safetensors"))
     module = module.eval().to(_DEVICE, dtype).to(memory_format=torch.channels_last)
@@ -151,14 +149,23 @@ def engine(model: Model, rows: int, lanes: int | None = None) -> float:
 def two_workers(name: str, precision: Precision, rows: int) -> float:
     """The sum of both; they begin together."""
     command = [sys.executable, "-m", "benchmark.gpu_engine", name, precision, str(rows)]
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, **pipes) as one, subprocess.Popen(command, **pipes) as other:
-        for process in (one, other):
-            process.stdout.readline()
-        for process in (one, other):
-            process.stdin.write("begin\n")
-            process.stdin.flush()
-        return sum(float(process.stdout.readline()) for process in (one, other))
+    with _worker(command) as one, _worker(command) as other:
+        ends = [_ends(one), _ends(other)]
+        for output, _ in ends:
+            output.readline()
+        for _, line in ends:
+            print("begin", file=line, flush=True)
+        return sum([float(output.readline()) for output, _ in ends])
+
+
+def _worker(command: Sequence[str]) -> "subprocess.Popen[str]":
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def _ends(process: "subprocess.Popen[str]") -> tuple[IO[str], IO[str]]:
+    assert process.stdout is not None  # noqa: S101 - both are pipes
+    assert process.stdin is not None  # noqa: S101
+    return process.stdout, process.stdin
 
 
 def _be_worker(name: str, precision: Precision, rows: int) -> None:
