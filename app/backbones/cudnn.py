@@ -43,7 +43,7 @@ class CuDnn:
             self._known[key] = tuple(  # type: ignore[assignment]
                 t if t is None else t.detach().to(self._dtype) for t in (weight, bias)
             )
-        return _Conv(*self._known[key], conv, behind)
+        return _Conv(self._known[key], conv, behind)
 
     def linear(self, weight: Tensor, bias: Tensor | None, behind: Behind) -> Layer | None:  # noqa: ARG002 - the kit's signature
         """PyTorch's own are as good."""
@@ -56,10 +56,10 @@ class CuDnn:
 
 class _Conv(Conv):
     def __init__(
-        self, weight: Tensor, bias: Tensor | None, conv: nn.Conv2d, behind: Behind
+        self, weights: tuple[Tensor, Tensor | None], conv: nn.Conv2d, behind: Behind
     ) -> None:
         super().__init__()
-        self._weights = (weight, bias)
+        self._weights = weights
         self._how: Any = (conv.stride, conv.padding, conv.dilation, conv.groups)
         self._behind = behind
 

@@ -5,6 +5,7 @@ It has no paper of its own; https://github.com/jacobgil/pytorch-grad-cam, ``eige
 
 from torch import Tensor
 
+from app.explain import gradcam
 from app.explain.eigencam import project
 from app.types import MethodInfo
 
@@ -20,7 +21,8 @@ def compute(activations: Tensor, gradients: Tensor) -> Tensor:
     """The first principal component over channels of gradient · activation.
 
     Each channel is centred, as in that library. The sign is chosen so that the map agrees with
-    HiResCAM's, the sum over channels.
+    Grad-CAM's. (HiResCAM's, the sum over channels, is rounding alone before a LayerNorm, through
+    which no gradient passes along the activations.)
 
     Args:
         activations: [N, C, h, w].
@@ -31,5 +33,4 @@ def compute(activations: Tensor, gradients: Tensor) -> Tensor:
     """
     weighted = gradients * activations
     centred = weighted - weighted.mean(dim=(2, 3), keepdim=True)
-    total = centred.sum(dim=1)
-    return project(centred, total)
+    return project(centred, gradcam.compute(activations, gradients))

@@ -131,8 +131,9 @@ def as_markdown(results: Mapping[str, Any]) -> str:
     )
     parts = [f"# {results['name']}", head, f"## {_MODEL} without HTTP, pictures a second"]
     parts.append(_engine_table(results["engine"]))
-    parts.append(f"## {_MODEL} over HTTP, {settings['precision']}, {_PICTURE} megapixels")
-    parts.append(_http_table(results))
+    if results["http"]:
+        parts.append(f"## {_MODEL} over HTTP, {settings['precision']}, {_PICTURE} megapixels")
+        parts.append(_http_table(results))
     return "\n\n".join(parts) + "\n"
 
 

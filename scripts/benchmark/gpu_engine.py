@@ -44,6 +44,7 @@ TWO = "engine, two workers"
 _TURNS = 3
 _SECONDS = 0.4  # each
 _WARM_UPS = 3
+_SETTLE_S, _ENGINE_S = 0.5, 1.5  # of lanes, before and while they are measured
 
 
 def figures(name: str) -> Iterator[dict[str, Any]]:
@@ -123,27 +124,26 @@ def engine(model: Model, rows: int, lanes: int | None = None) -> float:
         classes=("top1",), methods=("gradcam",), budget=1,
     )  # fmt: skip
     jobs = [replace(job, pixels=p) for p in pixels]
-    found = []
-    for _ in range(_TURNS):
-        counts: list[int] = []
-        until = time.perf_counter() + _SECONDS
+    ends: list[float] = []
+    stop = threading.Event()
 
-        def lane(until: float = until, counts: list[int] = counts) -> None:
-            count = 0
-            while time.perf_counter() < until:
-                with device.turn():
-                    run(model, jobs)
-                count += 1
-            counts.append(count)
+    def lane() -> None:
+        while not stop.is_set():
+            with device.turn():
+                run(model, jobs)
+            ends.append(time.perf_counter())
 
-        threads = [threading.Thread(target=lane) for _ in range(lanes or device.lanes)]
-        started = time.perf_counter()
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        found.append(rows * sum(counts) / (time.perf_counter() - started))
-    return median(found)
+    threads = [threading.Thread(target=lane) for _ in range(lanes or device.lanes)]
+    for thread in threads:
+        thread.start()
+    time.sleep(_SETTLE_S)  # a stream's first batches allocate its memory
+    begin = time.perf_counter()
+    time.sleep(_ENGINE_S)
+    end = time.perf_counter()
+    stop.set()
+    for thread in threads:
+        thread.join()
+    return rows * sum(begin <= moment < end for moment in ends) / (end - begin)
 
 
 def two_workers(name: str, precision: Precision, rows: int) -> float:

@@ -18,7 +18,7 @@ from tests.pictures import encode, make_picture
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from benchmark import cli, environments, processes  # noqa: E402 - a package of scripts/
+from benchmark import cli, environments, gpu, processes  # noqa: E402 - a package of scripts/
 from benchmark.agreement import difference, disagreement, overlay  # noqa: E402
 from benchmark.cells import Cell, cells  # noqa: E402
 from benchmark.connection import Connection  # noqa: E402
@@ -339,3 +339,52 @@ def test_a_process_is_ended_with_all_that_it_started() -> None:
 
         assert len(family) == 4
         assert not any(Path(f"/proc/{pid}").exists() for pid in family)
+
+
+def http_row(**keys: Any) -> dict[str, Any]:
+    row = {
+        "what": "explain", "http_processes": 4, "clients": 96, "seconds": 3.0, "rate": 1000.0,
+        "latency_ms": {"p50": 90.0, "p99": 150.0}, "generator_s": 0.6,
+        "core_ms": {"parent": 0.1, "http": 4.0, "worker": 0.3},
+    }  # fmt: skip
+    return row | keys
+
+
+@pytest.mark.parametrize(
+    ("keys", "engine_rate", "stage"),
+    [
+        ({}, 1050.0, "GPU (95%)"),
+        ({"core_ms": {"http": 15.0, "worker": 0.3}}, 9000.0, "cores (97%)"),
+        ({"core_ms": {"http": 4.0, "worker": 0.95}}, 9000.0, "worker's Python (95%)"),
+        ({"generator_s": 2.85}, 9000.0, "load generator (95%)"),
+        ({}, 9000.0, "Python of the http processes (1.0 cores each)"),
+    ],
+)
+def test_the_stage_that_is_full_is_the_limit(
+    keys: dict[str, Any], engine_rate: float, stage: str
+) -> None:
+    assert gpu.limit(http_row(**keys), engine_rate, 16) == stage
+
+
+def test_a_gpus_report_compares_the_engine_with_both_forwards() -> None:
+    def figure(what: str, rate: float) -> dict[str, Any]:
+        return {"precision": "bf16", "rows": 64, "what": what, "rate": rate}
+
+    report = gpu.as_markdown(
+        {
+            "name": "gpu",
+            "command": "scripts/bench --gpu",
+            "machine": {
+                "gpu": "A GPU, 580", "processor": "a processor", "cores": 16, "memory_gb": 128,
+                "torch": "2.11", "python": "3.12", "when": "today",
+            },
+            "settings": {"precision": "bf16", "seconds": 3.0},
+            "engine": [
+                figure("own forward", 20000.0), figure("engine", 17000.0),
+                figure("compiled forward", 16000.0), figure("engine, two workers", 18000.0),
+            ],
+            "http": [http_row()],
+        }
+    )  # fmt: skip
+    assert "| bf16 | 64 | 16000 | 20000 | 17000 | 85% | 106% | 18000 |" in report
+    assert "| explain | 4 | 96 | 1000 | 90 | 150 |" in report

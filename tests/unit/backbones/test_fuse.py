@@ -1,12 +1,16 @@
 """The fused trunk gives the numbers of the one that it was made from."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, fx, nn
 
 from app.backbones import onednn
+from app.backbones.cudnn import CuDnn
 from app.backbones.cut import Cutter
 from app.backbones.fuse import fuse, pack
+from app.backbones.kit import Conv
 from app.backbones.parts import Cut
 from tests.unit.conftest import MakeModel
 
@@ -289,3 +293,58 @@ def test_the_input_is_never_overwritten() -> None:
     with torch.no_grad():
         fused(x)
     assert torch.equal(x, before)
+
+
+@pytest.fixture
+def cudnn(monkeypatch: pytest.MonkeyPatch) -> CuDnn:
+    """The kit of a GPU, its two steps as cuDNN describes them."""
+
+    def relu(x: Tensor, weight: Tensor, bias: Tensor, *how: Any) -> Tensor:
+        return nn.functional.conv2d(x, weight, bias, *how).relu()
+
+    def add_relu(
+        x: Tensor, weight: Tensor, other: Tensor, alpha: float, bias: Tensor, *how: Any
+    ) -> Tensor:
+        return (nn.functional.conv2d(x, weight, bias, *how) + alpha * other).relu()
+
+    monkeypatch.setattr(torch, "cudnn_convolution_relu", relu)
+    monkeypatch.setattr(torch, "cudnn_convolution_add_relu", add_relu)
+    return CuDnn()
+
+
+@pytest.mark.parametrize(
+    ("module", "left"),
+    [
+        (Residual(), 3),  # the SiLU stays
+        (Residual(grouped=True), 5),  # so do the sum and the ReLU behind many groups
+        (nn.Sequential(nn.Conv2d(8, 4, 3, stride=2), random_norm(4), nn.ReLU()), 1),
+        (nn.Sequential(nn.Conv2d(8, 8, 3, groups=8), random_norm(8), nn.ReLU()), 2),
+        (nn.Sequential(nn.Conv2d(8, 4, 3), random_norm(4), nn.Hardswish()), 2),
+    ],
+)
+def test_on_a_gpu_relu_is_what_convolutions_take_in(
+    cudnn: CuDnn, module: nn.Module, left: int
+) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(3, 8, 12, 12).contiguous(memory_format=torch.channels_last)
+    plain = shaped(module, x[:1])
+    fused = fuse(plain, cudnn)
+    assert steps(fused) == left
+    with torch.no_grad():
+        torch.testing.assert_close(fused(x.clone()), plain(x.clone()), rtol=1e-5, atol=1e-5)
+
+
+def test_a_gpu_has_no_better_linear_layers_than_pytorchs(cudnn: CuDnn) -> None:
+    plain = shaped(Block(), torch.randn(3, 8, 5, 5))
+    kinds = {type(module) for module in fuse(plain, cudnn).modules()}
+    assert {nn.Linear, nn.MultiheadAttention} <= kinds
+
+
+def test_trunks_on_a_gpu_share_their_weights(cudnn: CuDnn) -> None:
+    plain = shaped(Residual(), torch.randn(1, 8, 12, 12))
+    one, other = (
+        [id(m._weights) for m in fuse(plain, cudnn).modules() if isinstance(m, Conv)]
+        for _ in range(2)
+    )
+    assert one == other
+    assert one

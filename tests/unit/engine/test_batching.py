@@ -132,6 +132,57 @@ def test_a_row_that_must_be_alone_shares_with_nobody() -> None:
     assert drain(queue) == [[0, 2], [1], [3]]
 
 
+def ids(batch: list[Entry]) -> list[int]:
+    return [entry.job_id for entry in batch]
+
+
+def test_two_takers_have_a_batch_each() -> None:
+    queue = BatchQueue(max_batch_size=2)
+    for job_id in range(4):
+        queue.put(make_entry(job_id))
+    one, other = queue.batches(), queue.batches()
+    assert [ids(next(one)), ids(next(other))] == [[0, 1], [2, 3]]
+    assert ids(queue.running()) == [0, 1, 2, 3]
+    queue.put(make_entry(4))
+    assert ids(next(one)) == [4]
+    assert ids(queue.running()) == [2, 3, 4]
+
+
+def test_a_row_that_must_be_alone_has_the_device_for_itself() -> None:
+    queue, taken = BatchQueue(max_batch_size=2), Queue[tuple[str, list[int]]]()
+    go_on = {name: Queue[None]() for name in "ab"}
+
+    def take(name: str) -> None:
+        for batch in queue.batches():
+            taken.put((name, ids(batch)))
+            go_on[name].get(timeout=30)
+
+    def busy() -> list[list[int]]:
+        with queue._changed:  # whoever may take something has had a turn
+            return [ids(queue.running())] if queue._may_take() else []
+
+    queue.put(make_entry(0))
+    takers = [Thread(target=take, args=(name,)) for name in "ab"]
+    takers[0].start()
+    first, batch = taken.get(timeout=30)
+    assert batch == [0]
+    queue.put(make_entry(1, alone=True))
+    queue.put(make_entry(2))
+    takers[1].start()
+    assert busy() == []  # 1 waits for 0, and 2 for 1
+    go_on[first].put(None)
+    second, batch = taken.get(timeout=30)
+    assert batch == [1]
+    assert busy() == []
+    go_on[second].put(None)
+    third, batch = taken.get(timeout=30)
+    assert batch == [2]
+    queue.close()
+    go_on[third].put(None)
+    for taker in takers:
+        taker.join(30)
+
+
 def test_an_expired_row_is_settled_and_never_reaches_the_device() -> None:
     queue = BatchQueue(max_batch_size=8)
     settled: list[Outcome] = []

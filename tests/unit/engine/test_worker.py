@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from queue import Queue
-from threading import Event
+from threading import Barrier, Event
 
 import numpy as np
 import pytest
@@ -140,10 +140,10 @@ class Start:
         self.queue = WatchedQueue()
         self._clients: list[Client] = []
 
-    def __call__(self, run: Run) -> Client:
+    def __call__(self, run: Run, lanes: int = 1) -> Client:
         catalogue = Catalogue(device="cpu", torch="0", models=(), methods=())
         self.worker = Worker(
-            run, self.run_slowly, lambda: catalogue, self.queue, Metrics(lambda _line: None)
+            run, self.run_slowly, lambda: catalogue, self.queue, Metrics(lambda _line: None), lanes
         )
         self.worker.start(self._listener)
         self._clients.append(Client(self._path))
@@ -216,6 +216,41 @@ def test_a_worker_knows_that_its_device_is_stuck(start: Start) -> None:
     assert running.wait(30)
     assert start.worker.is_stuck(0)
     assert not start.worker.is_stuck(3600)
+    go_on.set()
+    client.receive("result")
+
+
+def test_two_lanes_have_a_batch_each_in_progress(start: Start) -> None:
+    together = Barrier(2, timeout=30)
+
+    def run(jobs: Sequence[Job]) -> list[Outcome]:
+        together.wait()
+        return run_well(jobs)
+
+    client = start(run, lanes=2)
+    client.send(pack_job(0, make_job(0)))
+    begun = [client.receive("begin")[0]]
+    client.send(pack_job(1, make_job(1)))
+    begun.append(client.receive("begin")[0])
+    assert [(header["ids"], header["rows"]) for header in begun] == [([0], 1), ([0, 1], 2)]
+    assert {client.receive("result")[0]["id"] for _ in range(2)} == {0, 1}
+
+
+def test_one_lane_that_is_stuck_is_enough(start: Start) -> None:
+    running, go_on = Event(), Event()
+
+    def run(jobs: Sequence[Job]) -> list[Outcome]:
+        if jobs[0].pixels[0, 0, 0] == 1:
+            running.set()
+            go_on.wait(30)
+        return run_well(jobs)
+
+    client = start(run, lanes=2)
+    client.send(pack_job(1, make_job(1)))
+    assert running.wait(30)
+    client.send(pack_job(2, make_job(2)))
+    assert client.receive("result")[0]["id"] == 2
+    assert start.worker.is_stuck(0)
     go_on.set()
     client.receive("result")
 
