@@ -30,7 +30,7 @@ class Settings(BaseSettings):
         1, ge=1, le=64, description="processes that read, decode and render"
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="of the trunks; auto is fp32; a manifest's own wins"
+        "auto", description="of the trunks; auto is fp32 everywhere; a manifest's own wins"
     )
     allow_factories: bool = Field(
         default=False, description="models may be built by Python files of the models folder"
