@@ -81,8 +81,8 @@ class OneDnn:
 class _ConvWeights:
     """Those of a convolution, with its batch norm inside.
 
-    oneDNN wants another layout for one row than for several; the wrong one costs more than it
-    saves, so both are kept.
+    Some want another layout for one row than for several; the wrong one costs more than it saves,
+    so both are kept.
     """
 
     def __init__(
@@ -98,11 +98,19 @@ class _ConvWeights:
         self._one_row, self._rows = (
             pack(weight, *self._how, (rows, *shape[1:])) for rows in (1, _MANY)
         )
+        if torch.equal(_layout(self._one_row), _layout(self._rows)):
+            self._one_row = self._rows
         self._bias = bias
 
     def arguments(self, rows: int) -> tuple[object, ...]:
         """What a convolution of so many rows is called with."""
         return (self._one_row if rows == 1 else self._rows, self._bias, *self._how)
+
+
+def _layout(packed: Tensor) -> Tensor:
+    """OneDNN's own description of it."""
+    described: Tensor = _steps._get_mkldnn_serialized_md(packed)  # noqa: SLF001
+    return described
 
 
 class _LinearWeights:

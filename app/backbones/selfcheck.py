@@ -40,7 +40,7 @@ def self_check(model: nn.Module, cut: Cut, example: Tensor, tolerance: float = _
     logits, target, gradient = _gradient(cut, activations)
     _check_split(logits, expected, tolerance)
     _check_gradient(gradient)
-    _check_closed_form(cut, target, gradient, int(expected.argmax()))
+    _check_closed_form(cut, target, gradient, int(logits.argmax()))
     return int(expected.shape[1])
 
 

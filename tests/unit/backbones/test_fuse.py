@@ -187,6 +187,15 @@ def packed(cut: Cut) -> dict[str, int]:
     return {name: id(part.weights) for name, part in parts if name.startswith("fused_")}
 
 
+def test_weights_that_one_layout_suits_are_kept_once(make_model: MakeModel) -> None:
+    trunk = make_model("resnet50").cut().forward_features
+    kept = [m.weights for m in trunk.modules() if isinstance(m, onednn._Conv)]
+    assert len(kept) == 53
+    for weights in kept:
+        one, many = onednn._layout(weights._one_row), onednn._layout(weights._rows)
+        assert (weights._one_row is weights._rows) == torch.equal(one, many)
+
+
 def test_the_model_itself_is_left_as_it_was(make_model: MakeModel) -> None:
     model = make_model("resnet18")
     before = {name: value.clone() for name, value in model.module.state_dict().items()}

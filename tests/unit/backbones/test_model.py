@@ -273,6 +273,30 @@ def test_a_model_whose_classes_have_no_gradient_is_refused() -> None:
         self_check(model, cut, example)
 
 
+def test_a_trunk_of_less_precision_may_see_another_of_two_equal_classes_first() -> None:
+    linear = nn.Linear(6, 2)
+    model = Pooled(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear))
+    cut, example = cut_of(model)
+    nn.init.zeros_(linear.bias)
+    linear.weight[1] = 0
+    with torch.no_grad():
+        first = model(example)[0, 0]
+        linear.bias[1] = 1.001 * first
+        linear.weight.mul_(first.sign())
+        linear.bias.mul_(first.sign())
+
+    class Rounded(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            rounded: Tensor = cut.forward_features(x) * 1.01
+            return rounded
+
+    rounded = replace(cut, forward_features=Rounded())
+    with torch.no_grad():
+        logits = rounded.forward_head(rounded.forward_features(example))[0]
+        assert logits.argmax() != model(example).argmax()
+    assert self_check(model, rounded, example, tolerance=0.1) == 2
+
+
 def test_a_gradient_that_is_not_the_closed_form_is_refused() -> None:
     model = Pooled(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4)))
     cut, example = cut_of(model)
