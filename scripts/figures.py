@@ -1,11 +1,17 @@
 """Show the figures of one server on this machine: start, restart after kill -9, memory.
 
 Run as: .venv/bin/python scripts/figures.py
+
+With the embedded models, then with a ResNet-50 from a local file of random weights: its worker
+beside what PyTorch needs for batches of 16 alone, and an http process with 64 clients that upload
+12 megapixels each.
 """
 
+import hashlib
 import os
 import platform
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -14,6 +20,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+from safetensors.torch import save_file
+from torchvision import models
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -21,24 +29,44 @@ sys.path.insert(0, str(ROOT))
 from tests.pictures import make_upload  # noqa: E402 - the tests' own server and pictures
 from tests.server import Server, serving, wait_for  # noqa: E402
 
+ROWS = 16  # of the largest batch, camserve's default
+CLIENTS = 64
+MANIFEST = """name = "resnet50"
+family = "torchvision"
+architecture = "resnet50"
+weights = "resnet50.safetensors"
+sha256 = "{sha256}"
+"""
+PLAIN = """
+import sys, torch
+from torchvision import models
+model = models.resnet50().eval().requires_grad_(False).to(memory_format=torch.channels_last)
+x = torch.rand({rows}, 3, 224, 224).to(memory_format=torch.channels_last)
+for _ in range(3):
+    model(x.requires_grad_({with_graph})).max(dim=1)
+print(open("/proc/self/status").read())
+"""
+
 
 def main() -> None:
-    """Start a server with the embedded models, disturb it, and print what was measured."""
+    """Start servers, disturb and load them, and print what was measured."""
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores")
+    with tempfile.TemporaryDirectory() as folder:
+        embedded(Path(folder))
+        resnet50(Path(folder))
+
+
+def embedded(folder: Path) -> None:
+    """Start, a peak, and two deaths."""
     shipped = {
         "APP_MODELS_DIR": str(ROOT / "models"),
         "APP_MODELS": "shapes,lesion,lesion-shortcut",
     }
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        serving(Path(folder) / "log", **shipped) as server,
-    ):
-        began = server.started
-        show("start to /livez", seconds_until(lambda: answers(server, "/livez"), began))
-        show("start to /readyz 200", seconds_until(server.is_ready, began))
+    with serving(folder / "log", **shipped) as server:
+        show_start(server, "embedded models")
         with ThreadPoolExecutor(16) as pool:
             list(pool.map(lambda _: post(server, make_upload(1600, 1200)), range(200)))
-        print(f"{'http process, peak memory after 200 uploads':50} {peak_mb(server):8.0f} MB")
+        show_mb("http process, peak after 200 uploads", memory_mb(server.http_process(), "VmHWM"))
         for role, pid in (
             ("http", server.http_process()),
             ("worker", server.children("worker")[0]),
@@ -49,8 +77,58 @@ def main() -> None:
             show(f"kill -9 of the {role} process to the next answer", seconds)
 
 
+def resnet50(folder: Path) -> None:
+    """Start, and memory: a worker beside PyTorch alone, http processes with many uploads."""
+    weights = folder / "resnet50.safetensors"
+    save_file(models.resnet50().state_dict(), weights)
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    (folder / "resnet50.toml").write_text(MANIFEST.format(sha256=digest))
+    settings = {"APP_MODELS_DIR": str(folder), "APP_MODELS": "resnet50"}
+    for with_graph, told in ((False, "the forward alone"), (True, "with a graph to the input")):
+        show_mb(f"PyTorch, peak with batches of {ROWS}, {told}", plain_mb(with_graph=with_graph))
+    with serving(folder / "log", **settings) as server:
+        show_start(server, "ResNet-50")
+        load(server, "heatmap", make_upload(600, 400), 16 * ROWS)
+        show_mb(
+            f"worker, peak with batches of {ROWS}", memory_mb(server.children("worker")[0], "VmHWM")
+        )
+    upload = make_upload(4000, 3000)
+    for output in ("heatmap", "overlay"):
+        with serving(folder / "log", **settings) as server:
+            server.wait_until_ready()
+            load(server, output, upload, 4 * CLIENTS)
+            peak = memory_mb(server.http_process(), "VmHWM")
+            show_mb(f"http process, {CLIENTS} clients, 12 megapixels, {output}s, peak", peak)
+
+
+def load(server: Server, output: str, upload: bytes, count: int) -> None:
+    """Many clients, so many requests in all."""
+    path = f"/api/v1/explain?output={output}"
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        statuses = set(pool.map(lambda _: post(server, upload, path), range(count)))
+    if statuses != {httpx.codes.OK}:
+        raise RuntimeError(f"not every request was answered: {statuses}")
+
+
+def plain_mb(*, with_graph: bool) -> float:
+    """The most that a process holds that runs torchvision's model and nothing else."""
+    code = PLAIN.format(rows=ROWS, with_graph=with_graph)
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    return megabytes(done.stdout, "VmHWM")
+
+
+def show_start(server: Server, what: str) -> None:
+    began = server.started
+    show(f"start to /livez, {what}", seconds_until(lambda: answers(server, "/livez"), began))
+    show(f"start to /readyz 200, {what}", seconds_until(server.is_ready, began))
+
+
 def show(what: str, seconds: float) -> None:
-    print(f"{what:50} {seconds:8.2f} s")
+    print(f"{what:60} {seconds:8.2f} s", flush=True)
+
+
+def show_mb(what: str, megabytes: float) -> None:
+    print(f"{what:60} {megabytes:8.0f} MB", flush=True)
 
 
 def seconds_until(condition: Callable[[], bool], began: float) -> float:
@@ -65,16 +143,20 @@ def answers(server: Server, path: str) -> bool:
         return False
 
 
-def post(server: Server, upload: bytes) -> int:
+def post(server: Server, upload: bytes, path: str = "/api/v1/explain") -> int:
     try:
-        return httpx.post(f"{server.url}/api/v1/explain", content=upload, timeout=60).status_code
+        return httpx.post(f"{server.url}{path}", content=upload, timeout=120).status_code
     except httpx.TransportError:
         return 0
 
 
-def peak_mb(server: Server) -> float:
-    status = Path(f"/proc/{server.http_process()}/status").read_text()
-    line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+def memory_mb(pid: int, field: str) -> float:
+    return megabytes(Path(f"/proc/{pid}/status").read_text(), field)
+
+
+def megabytes(status: str, field: str) -> float:
+    """Of a line of /proc/PID/status."""
+    line = next(line for line in status.splitlines() if line.startswith(field))
     return int(line.split()[1]) / 1000
 
 

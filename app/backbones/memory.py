@@ -38,8 +38,8 @@ def check_fits(manifest: Manifest) -> None:
 class Meter:
     """Measures what loading and warming up a model takes of a device, from now on.
 
-    On a GPU what a batch needs counts, too, as the warm-up runs the largest; elsewhere what the
-    process keeps of that. What other models do meanwhile cannot be told apart.
+    On a GPU what a batch needs counts, too, as the warm-up runs the largest; elsewhere while the
+    process keeps that. What other models do meanwhile cannot be told apart.
     """
 
     def __init__(self, device: torch.device) -> None:

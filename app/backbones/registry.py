@@ -88,9 +88,9 @@ class Registry:
         meter = Meter(self.device)
         model = Model(manifest, self.device, self._loading)
         prepare(model)
-        taken = meter.taken()
-        check_left(manifest, self.device, taken)
-        model.info = model.info.model_copy(update={"memory_bytes": taken})
+        check_left(manifest, self.device, meter.taken())  # while it has what a batch takes, too
+        give_back(self.device)  # what loading leaves behind: a fifth of a worker's memory
+        model.info = model.info.model_copy(update={"memory_bytes": meter.taken()})
         return model
 
     def unload(self, name: str) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from app.backbones import memory
+from app.backbones import registry as registry_module
 from app.backbones.manifest import Manifest
 from app.backbones.model import Model
 from app.backbones.registry import Registry
@@ -182,6 +183,25 @@ def test_what_a_model_took_is_told(
     assert registry.load("m", grow) is None
     (info,) = registry.models()
     assert info.memory_bytes == 4000 * 1024
+
+
+def test_what_loading_leaves_behind_is_given_back_and_not_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status = tmp_path / "status"
+    monkeypatch.setattr(memory, "_STATUS", status)
+    status.write_text("Name:  worker\nVmRSS:  1000 kB\n")
+
+    def grow(_model: Model) -> None:
+        status.write_text("Name:  worker\nVmRSS:  9000 kB\n")
+
+    def shrink(_device: torch.device) -> None:
+        status.write_text("Name:  worker\nVmRSS:  3000 kB\n")
+
+    monkeypatch.setattr(registry_module, "give_back", shrink)
+    registry = Registry({"m": make_manifest()}, CPU)
+    assert registry.load("m", grow) is None
+    assert registry.models()[0].memory_bytes == 2000 * 1024
 
 
 def test_a_model_that_a_gpu_has_no_room_for_is_refused_with_the_numbers(
