@@ -89,9 +89,9 @@ def resnet50(folder: Path) -> None:
     with serving(folder / "log", **settings) as server:
         show_start(server, "ResNet-50")
         load(server, "heatmap", make_upload(600, 400), 16 * ROWS)
-        show_mb(
-            f"worker, peak with batches of {ROWS}", memory_mb(server.children("worker")[0], "VmHWM")
-        )
+        worker = server.children("worker")[0]
+        for field, told in (("VmHWM", "peak, at the start"), ("VmRSS", "while it serves")):
+            show_mb(f"worker, batches of {ROWS}, {told}", memory_mb(worker, field))
     upload = make_upload(4000, 3000)
     for output in ("heatmap", "overlay"):
         with serving(folder / "log", **settings) as server:

@@ -2,7 +2,7 @@
 
 glibc gives large blocks back to the system when they are freed, and the system clears each page
 again when the next one is touched: 14,000 page faults in a batch of eight of ResNet-50, a
-twentieth of its time. So freed memory is kept: in a worker all of it, until a model goes
+twentieth of its time. So freed memory is kept: in a worker all of it, until a model comes or goes
 (``backbones.memory.give_back``); in an http process what pictures of the usual size take.
 """
 
