@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from app.engine.control import BlockingControl, Control
 from app.errors import SetupError
 from app.logs import set_up_logs
-from app.metrics import Metrics
+from app.metrics import GatheredMetrics, Metrics
 from app.settings import Settings, admin_token
 
 if TYPE_CHECKING:
@@ -80,23 +80,29 @@ async def http_process(end: socket.socket) -> None:
         return
     settings = Settings.model_validate(start["settings"])
     set_up_logs(settings.log_format, start["name"])
-    metrics = Metrics(control.send)
+    metrics = GatheredMetrics(control.send, asyncio.get_running_loop().call_later)
     engine = EngineClient(
         on_change=lambda n: metrics.add(("in_flight", n, {"process": start["name"]})),
     )
     engine.use(start["endpoints"])
     await engine.heard(_HEAR_S)  # connections may wait already: they need to know the models
     server = HttpServer(control.send, settings.grace_s, draining=start["draining"])
+
+    async def scrape() -> str:
+        metrics.flush()  # this process's own are all on the page
+        return await server.scrape()
+
     api = create_app(
         make_service(engine, settings),
         metrics,
         api_settings(settings),
         is_draining=lambda: server.draining,
-        scrape=server.scrape,
+        scrape=scrape,
         manage=server.manage,
     )
     serving = asyncio.create_task(server.serve(api, socket.socket(fileno=start["listener"])))
     control.send({"kind": "serving"})
+    serving.add_done_callback(lambda _: metrics.flush())
     serving.add_done_callback(lambda _: control.close())  # then ``lines`` ends too
     async for line in lines:
         if line["kind"] == "stop":

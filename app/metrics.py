@@ -18,6 +18,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 Event = tuple[str, float, dict[str, str]]
 
+_GATHER_S = 0.1
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
@@ -93,3 +94,35 @@ class Metrics:
     def add(self, *events: Event) -> None:
         """Each event is a name of ``MetricsRegistry``, a value and its labels."""
         self._send({"kind": "metrics", "events": events})
+
+
+class GatheredMetrics(Metrics):
+    """Events that leave together, a few times a second.
+
+    Messages for each request would keep the parent busy: 0.4 to 1 millisecond of a core each time.
+
+    Args:
+        send: to the parent.
+        later: calls a function after so many seconds, as an event loop does.
+    """
+
+    def __init__(
+        self,
+        send: Callable[[dict[str, Any]], None],
+        later: Callable[[float, Callable[[], None]], object],
+    ) -> None:
+        super().__init__(send)
+        self._later = later
+        self._events: list[Event] = []
+
+    def add(self, *events: Event) -> None:
+        """As ``Metrics.add``; call ``flush`` where the parent must know now."""
+        if not self._events:
+            self._later(_GATHER_S, self.flush)
+        self._events += events
+
+    def flush(self) -> None:
+        """Send what was gathered."""
+        events, self._events = self._events, []
+        if events:
+            super().add(*events)
