@@ -56,11 +56,8 @@ class Server:
 
     def children(self, role: str) -> list[int]:
         """The process ids of the http or worker processes."""
-        return [
-            pid
-            for pid in child_pids(self.process.pid)
-            if f"child\0{role}\0".encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
-        ]
+        own = f"child\0{role}\0".encode()
+        return [pid for pid in child_pids(self.process.pid) if own in command_line(pid)]
 
     def metric(self, name: str) -> float:
         """The sum of a metric over its labels, unless the name has them already."""
@@ -97,6 +94,14 @@ def serving(log: Path, *flags: str, **environment: str) -> Iterator[Server]:
             server.stop()
         process.kill()
         process.wait()
+
+
+def command_line(pid: int) -> bytes:
+    """Nothing, where the process has just gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 def child_pids(pid: int) -> list[int]:

@@ -28,6 +28,9 @@ class Captured(nn.Module):
         trunk: [N, 3, H, W] → activations of N rows, of any float type; its weights frozen.
         example: an input, [1, 3, H, W], on a GPU.
         largest: rows of the largest graph; more rows than that go through the trunk itself.
+
+    Raises:
+        RuntimeError: it cannot be recorded, or there is no memory for that.
     """
 
     def __init__(self, trunk: nn.Module, example: Tensor, largest: int) -> None:
@@ -71,4 +74,6 @@ class Captured(nn.Module):
         # Other threads may serve other models meanwhile.
         with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
             output = self._trunk(x)
+        if len(output) != rows:
+            raise RuntimeError("its value has no rows of its own for each picture")
         return graph, output

@@ -10,7 +10,7 @@ import torch
 from app.backbones.manifest import Manifest
 from app.errors import NotEnoughMemory
 
-_COPIES = 4  # of the weights: the file's content, the model, and two layouts of a fused trunk
+_COPIES = 4  # of the weights: the file's content, the model, up to two layouts of a fused trunk
 _RESERVE = 256_000_000  # bytes that stay free for the requests themselves
 _MEMINFO = Path("/proc/meminfo")
 _STATUS = Path("/proc/self/status")
@@ -44,6 +44,7 @@ class Meter:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        _trim()  # else a model may take what others have left behind, and count for nothing
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)  # the peak is what is allocated now
         self._before = self._held()
@@ -85,7 +86,11 @@ def give_back(device: torch.device) -> None:
     gc.collect()  # traced modules are full of cycles
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    # glibc keeps freed weights for itself: 400 MB after a ResNet-50 was replaced.
+    _trim()
+
+
+def _trim() -> None:
+    """Glibc keeps freed weights for itself: 400 MB after a ResNet-50 was replaced."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim:
         trim(0)
@@ -94,8 +99,8 @@ def give_back(device: torch.device) -> None:
 def _left(device: torch.device) -> int | None:
     if device.type != "cuda":
         return _available()
-    free, _ = torch.cuda.mem_get_info(device)
-    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    torch.cuda.empty_cache()  # what stays reserved is in use, or the CUDA graphs' own
+    return torch.cuda.mem_get_info(device)[0]
 
 
 def _available() -> int | None:

@@ -163,7 +163,8 @@ class Model:
                 f"layer: {exc.args[0]!r} is no layer of this model that holds a map"
             ) from exc
         if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)  # its weights are there, whichever stream asks next
+            # Its weights are there, whichever stream asks next.
+            torch.cuda.current_stream(self.device).synchronize()
         return cut
 
     def _capture(self, name: str, example: Tensor, rows: int) -> None:
@@ -176,7 +177,7 @@ class Model:
         cut = self.cut()
         try:
             trunk = Captured(cut.forward_features, example, rows)
-        except torch.AcceleratorError as exc:
+        except RuntimeError as exc:
             torch.cuda.synchronize(self.device)  # raises where more than the capture is broken
             log.warning("%s is launched kernel by kernel, which is slower: %s", name, exc)
         else:

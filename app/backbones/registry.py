@@ -72,8 +72,6 @@ class Registry:
                 self._keep_error(manifest, None)
             else:
                 self._switch(self._make(manifest, prepare))
-        except torch.AcceleratorError:
-            raise  # the device is lost, and with it all models
         except Exception as exc:  # noqa: BLE001 - whatever is wrong with one model is its state
             error = self._explain(manifest, exc)
         else:

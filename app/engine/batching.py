@@ -44,8 +44,8 @@ class Entry:
 class BatchQueue:
     """Work-conserving: an idle device takes what waits.
 
-    Two lanes: batches of fast rows go first, but slow work, a step of one job at a time, keeps a
-    tenth of the device's time. Fast batches are of the models in turn: a flood of rows for one of
+    Two lanes: batches of fast rows go first, but slow work, a step of a job at a time, keeps a
+    tenth of the time that is taken from the queue. Fast batches are of the models in turn: a flood of rows for one of
     them holds the others up no longer than a batch.
 
     Args:
@@ -123,7 +123,8 @@ class BatchQueue:
                 with self._change():
                     if both_wait:
                         self._account(time.monotonic() - started, slow=live[0].job.slow)
-                    self._running = [entry for entry in self._running if entry not in live]
+                    for entry in live:  # once: another lane may have a slow job's next step already
+                        self._running.remove(entry)
 
     @contextmanager
     def _change(self) -> Iterator[None]:
@@ -154,7 +155,7 @@ class BatchQueue:
         if self._first().job.slow:
             return [self._slow.popleft()]
         self._wait_for_company()
-        return self._take()
+        return self._take() if self._may_take() else []  # another lane may have begun meanwhile
 
     def _account(self, seconds: float, *, slow: bool) -> None:
         earned = -seconds if slow else seconds * _SLOW_SHARE / (1 - _SLOW_SHARE)
@@ -164,7 +165,7 @@ class BatchQueue:
         def full() -> bool:
             return self._closed or len(self._fast) >= self._max_batch_size
 
-        if self._max_wait_s and self._fast and not self._fast[0].job.alone:
+        if self._max_wait_s and self._fast and not self._first_fast().job.alone:
             left = self._fast[0].arrived + self._max_wait_s - time.monotonic()
             self._changed.wait_for(full, timeout=max(0.0, left))
 

@@ -30,26 +30,36 @@ class Device:
         """Batches that are worth having in progress at once."""
         return _GPU_LANES if self._device.type == "cuda" else 1
 
+    def order(self) -> torch.cuda.Stream | None:
+        """An order of its own, for work that several threads do one after the other.
+
+        It goes before what all threads share; see ``Captured``.
+        """
+        if self._device.type != "cuda":
+            return None
+        return torch.cuda.Stream(self._device, priority=-1)  # type: ignore[no-untyped-call]
+
     @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Work on the device, in this thread's own order.
+    def turn(self, order: torch.cuda.Stream | None = None) -> Iterator[None]:
+        """Work on the device, in a given order, else in this thread's own.
 
         An error that a GPU keeps ends the process: it would answer with nothing else from then on.
         The pool starts another worker, and the jobs go there.
         """
+        if not hasattr(self._own, "order"):
+            self._own.order = self.order()
         try:
-            if self._device.type == "cuda":
-                with torch.cuda.stream(self._stream()):
-                    yield
-            else:
+            with torch.cuda.stream(order or self._own.order):  # nothing where there is no GPU
                 yield
         except torch.AcceleratorError:
+            if not self._is_lost():
+                raise
             log.critical("the device %s is lost; this process ends", self._device, exc_info=True)
             os._exit(_LOST)
 
-    def _stream(self) -> torch.cuda.Stream:
-        """This thread's, which goes before what all threads share; see ``Captured``."""
-        if not hasattr(self._own, "stream"):
-            self._own.stream = torch.cuda.Stream(self._device, priority=-1)  # type: ignore[no-untyped-call]
-        stream: torch.cuda.Stream = self._own.stream
-        return stream
+    def _is_lost(self) -> bool:
+        try:
+            torch.cuda.synchronize(self._device)
+        except torch.AcceleratorError:
+            return True
+        return False

@@ -38,9 +38,10 @@ class Runner:
         """Run a job of many passes, one at a time; see ``run_slowly``."""
         model = self._registry.get(job.model, job.version)
         steps = run_slowly(model, job, max(1, self._max_batch_size // _SLICES))
+        order = self.device.order()  # each step may be another lane's
         while True:
             try:
-                with self.device.turn(), GATE.running():
+                with self.device.turn(order), GATE.running():
                     progress = next(steps)
             except StopIteration as end:
                 outcome: Outcome = end.value

@@ -3,7 +3,7 @@
     length of the header, 4 bytes big-endian │ header │ frame │ frame │ …
 
 The header's ``frames`` holds their lengths. Kinds of message: the http process sends ``job`` and
-``cancel``; the worker sends ``catalogue``, ``begin`` (which jobs the device takes up now),
+``cancel``; the worker sends ``catalogue``, ``begin`` (which jobs the device has now),
 ``progress`` of slow jobs, and for each job it was not told to cancel exactly one ``result`` or
 ``error``.
 """

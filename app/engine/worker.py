@@ -160,7 +160,7 @@ class Worker:
     def _drive(self, lane: int) -> None:
         for batch in self._queue.batches():
             now = self._busy_since[lane] = time.monotonic()
-            self._announce_begin(batch)
+            self._announce_begin()
             for entry in batch:
                 entry.begun = entry.begun or now
             if batch[0].job.slow:
@@ -169,11 +169,11 @@ class Worker:
                 self._batch(batch)
             del self._busy_since[lane]
 
-    def _announce_begin(self, batch: Sequence[Entry]) -> None:
+    def _announce_begin(self) -> None:
         """If the process dies now, its clients know which rows the device had."""
         with self._beginning:  # the latest word must be the one with all lanes in it
             running = self._queue.running()
-            for connection in {e.owner for e in batch if isinstance(e.owner, _Connection)}:
+            for connection in {e.owner for e in running if isinstance(e.owner, _Connection)}:
                 ids = [entry.job_id for entry in running if entry.owner is connection]
                 connection.send(pack({"kind": "begin", "ids": ids, "rows": len(running)}))
 

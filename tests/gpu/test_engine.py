@@ -16,11 +16,15 @@ from app.backbones.captured import Captured, sizes
 from app.backbones.manifest import Manifest
 from app.backbones.memory import give_back
 from app.backbones.model import Loading, Model
+from app.backbones.registry import Registry
+from app.engine.batching import Entry
 from app.engine.device import Device
 from app.engine.fast import run
+from app.engine.runner import Runner
 from app.engine.slow import finish, run_slowly
+from app.engine.worker import advance
 from app.explain.registry import every_info, slow_methods
-from app.types import Job, JobResult
+from app.types import Job, JobResult, Progress
 from tests.unit.conftest import make_manifest
 
 SIDE = 128
@@ -194,6 +198,7 @@ def test_a_model_that_goes_gives_its_memory_back() -> None:
 
 _LOST = """
 import torch
+from app.engine.batching import Entry
 from app.engine.device import Device
 device = torch.device("cuda:0")
 with Device(device).turn():
@@ -208,3 +213,27 @@ def test_a_lost_device_ends_the_process() -> None:
     )
     assert ended.returncode == 70, ended.stderr[-2000:]
     assert "went on" not in ended.stdout
+
+
+def test_a_slow_job_may_take_its_steps_in_several_threads(
+    on_gpu: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = Registry({"m": make_manifest()}, GPU, Loading(rows=ROWS))
+    runner = Runner(registry, ROWS)
+    monkeypatch.setattr(registry, "get", lambda _name, _version: on_gpu)
+    (job,) = make_jobs(on_gpu, 1, ("rise",), slow=True, budget=256)
+    fast = make_jobs(on_gpu, ROWS)
+    expected = finish(runner.run_slowly(job))
+    steps = runner.run_slowly(job)
+    entry = Entry(job=job, owner=None, job_id=0, settle=lambda _outcome: None)
+    with ThreadPoolExecutor(2) as pool:
+        while True:
+            beside = pool.submit(runner.run, fast)
+            step = pool.submit(advance, lambda _job: steps, entry)
+            found = step.result()
+            beside.result()
+            if not isinstance(found, Progress):
+                break
+    assert isinstance(found, JobResult)
+    assert isinstance(expected, JobResult)
+    assert_same(found, expected, 1e-6)

@@ -183,6 +183,20 @@ def test_a_row_that_must_be_alone_has_the_device_for_itself() -> None:
         taker.join(30)
 
 
+def test_a_slow_job_that_another_lane_goes_on_with_is_still_running() -> None:
+    queue = BatchQueue(max_batch_size=2)
+    entry = make_entry(0)
+    entry.job = replace(entry.job, slow=True)
+    queue.put(entry)
+    one, other = queue.batches(), queue.batches()
+    assert next(one) == [entry]
+    queue.put(entry)  # after its step, as a worker does
+    assert next(other) == [entry]
+    queue.put(make_entry(1))
+    assert ids(next(one)) == [1]
+    assert ids(queue.running()) == [0, 1]
+
+
 def test_an_expired_row_is_settled_and_never_reaches_the_device() -> None:
     queue = BatchQueue(max_batch_size=8)
     settled: list[Outcome] = []

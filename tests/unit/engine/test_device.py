@@ -6,10 +6,7 @@ import os
 import pytest
 import torch
 
-from app.backbones.model import Model
-from app.backbones.registry import Registry
 from app.engine.device import Device
-from tests.unit.conftest import make_manifest
 
 CPU = torch.device("cpu")
 
@@ -39,8 +36,9 @@ def test_a_processor_has_one_batch_at_a_time_and_a_gpu_two() -> None:
 
 
 def test_a_lost_device_ends_the_process_with_a_word_in_the_log(
-    ends: list[int], caplog: pytest.LogCaptureFixture
+    ends: list[int], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(torch.cuda, "synchronize", lose)
     with caplog.at_level(logging.CRITICAL), pytest.raises(Ended), Device(CPU).turn():
         lose()
     assert ends == [70]
@@ -55,11 +53,10 @@ def test_another_error_is_the_callers(ends: list[int]) -> None:
     assert not ends
 
 
-def test_a_device_that_is_lost_while_a_model_loads_is_not_the_models_state() -> None:
-    registry = Registry({"m": make_manifest()}, CPU)
-
-    def prepare(_model: Model) -> None:
+def test_an_error_that_the_device_has_got_over_is_the_callers(
+    ends: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _device: None)
+    with pytest.raises(torch.AcceleratorError), Device(CPU).turn():
         lose()
-
-    with pytest.raises(torch.AcceleratorError):
-        registry.load("m", prepare)
+    assert not ends
