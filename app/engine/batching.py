@@ -44,9 +44,9 @@ class Entry:
 class BatchQueue:
     """Work-conserving: an idle device takes what waits.
 
-    Two lanes: batches of fast rows go first, but slow work, a step of a job at a time, keeps a
-    tenth of the time that is taken from the queue. Fast batches are of the models in turn: a flood of rows for one of
-    them holds the others up no longer than a batch.
+    Two kinds: batches of fast rows go first, but slow work, a step of a job at a time, keeps a
+    tenth of the time of those who take from the queue. Fast batches are of the models in turn: a
+    flood of rows for one of them holds the others up no longer than a batch.
 
     Args:
         max_batch_size: rows in a batch.
