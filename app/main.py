@@ -12,11 +12,11 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.engine.control import BlockingControl, Control
+from app.engine.control import BlockingControl, Control, Line
 from app.errors import SetupError
 from app.logs import set_up_logs
 from app.metrics import GatheredMetrics, Metrics
@@ -24,8 +24,10 @@ from app.settings import Settings, admin_token
 
 if TYPE_CHECKING:
     from app.api.application import ApiSettings
+    from app.api.server import HttpServer
     from app.backbones.manifest import Manifest
     from app.backbones.registry import Registry
+    from app.engine.client import EngineClient
     from app.engine.runner import Runner
     from app.engine.worker import Worker
     from app.service import Engine, Service
@@ -104,16 +106,21 @@ async def http_process(end: socket.socket) -> None:
     control.send({"kind": "serving"})
     serving.add_done_callback(lambda _: metrics.flush())
     serving.add_done_callback(lambda _: control.close())  # then ``lines`` ends too
+    await _obey(lines, engine, server)
+    server.stop()
+    await serving
+    await engine.close()
+
+
+async def _obey(lines: AsyncIterator[Line], engine: "EngineClient", server: "HttpServer") -> None:
+    """Follow the parent until it says stop, or is gone."""
     async for line in lines:
         if line["kind"] == "stop":
-            break
+            return
         if line["kind"] == "workers":
             engine.use(line["endpoints"])
         else:
             server.take(line)
-    server.stop()
-    await serving
-    await engine.close()
 
 
 def api_settings(settings: Settings) -> "ApiSettings":

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
-from app.backbones.kit import NOTHING, RELU, Behind, Conv, Layer, absorb
+from app.backbones.kit import NOTHING, RELU, Behind, Conv, Kit, absorb
 
 _ABLE = {NOTHING, Behind(activation=RELU), Behind(adds=True, activation=RELU)}
 
 
-class CuDnn:
-    """The kit for an NVIDIA GPU.
+class CuDnn(Kit):
+    """The kit for an NVIDIA GPU; PyTorch's own linear layers and attention are as good there.
 
     Args:
         dtype: in which its layers compute.
@@ -44,14 +44,6 @@ class CuDnn:
                 t if t is None else t.detach().to(self._dtype) for t in (weight, bias)
             )
         return _Conv(self._known[key], conv, behind)
-
-    def linear(self, weight: Tensor, bias: Tensor | None, behind: Behind) -> Layer | None:  # noqa: ARG002 - the kit's signature
-        """PyTorch's own are as good."""
-        return None
-
-    def attention(self, attention: nn.MultiheadAttention) -> Layer | None:  # noqa: ARG002
-        """PyTorch's own is as good."""
-        return None
 
 
 class _Conv(Conv):

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
@@ -44,11 +43,15 @@ class Conv(Layer):
     in_place = False  # whether the sum may overwrite what is added
 
 
-class Kit(Protocol):
-    """Makes layers that do the work of several; None where there is no such layer."""
+class Kit:
+    """Makes layers that do the work of several; None, as here, where it has no such layer."""
 
     def conv(
-        self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None, shape: Sequence[int], behind: Behind
+        self,
+        conv: nn.Conv2d,  # noqa: ARG002
+        norm: nn.BatchNorm2d | None,  # noqa: ARG002
+        shape: Sequence[int],  # noqa: ARG002
+        behind: Behind,  # noqa: ARG002
     ) -> Conv | None:
         """A convolution, with its batch norm inside.
 
@@ -58,12 +61,15 @@ class Kit(Protocol):
             shape: of its input, [N, C, H, W]; any N.
             behind: what the layer does too.
         """
+        return None
 
-    def linear(self, weight: Tensor, bias: Tensor | None, behind: Behind) -> Layer | None:
+    def linear(self, weight: Tensor, bias: Tensor | None, behind: Behind) -> Layer | None:  # noqa: ARG002
         """A linear layer: weight [K, C], bias [K]."""
+        return None
 
-    def attention(self, attention: nn.MultiheadAttention) -> Layer | None:
+    def attention(self, attention: nn.MultiheadAttention) -> Layer | None:  # noqa: ARG002
         """Self-attention, called as ``attention(x, x, x, need_weights=False)``."""
+        return None
 
 
 def absorb(conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor | None]:

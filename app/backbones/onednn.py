@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from app.backbones.kit import NO_ACTIVATION, RELU, Activation, Behind, Conv, Layer, absorb
+from app.backbones.kit import NO_ACTIVATION, RELU, Activation, Behind, Conv, Kit, Layer, absorb
 
 # The steps that torch.compile uses, too; torch has no public names for them.
 _steps = torch.ops.mkldnn
@@ -23,7 +23,7 @@ _MANY = 8  # rows of a typical batch
 _TOKENS = 64  # any number but one gives the same layout
 
 
-class OneDnn:
+class OneDnn(Kit):
     """The kit for a processor.
 
     Args:

@@ -26,16 +26,21 @@ class Device:
         self._own = local()
 
     @property
+    def is_gpu(self) -> bool:
+        """Whether torch drives it by CUDA."""
+        return self._device.type == "cuda"
+
+    @property
     def lanes(self) -> int:
         """Batches that are worth having in progress at once."""
-        return _GPU_LANES if self._device.type == "cuda" else 1
+        return _GPU_LANES if self.is_gpu else 1
 
     def order(self) -> torch.cuda.Stream | None:
         """An order of its own, for work that several threads do one after the other.
 
         It goes before what all threads share; see ``Captured``.
         """
-        if self._device.type != "cuda":
+        if not self.is_gpu:
             return None
         return torch.cuda.Stream(self._device, priority=-1)  # type: ignore[no-untyped-call]
 
@@ -52,14 +57,13 @@ class Device:
             with torch.cuda.stream(order or self._own.order):  # nothing where there is no GPU
                 yield
         except torch.AcceleratorError:
-            if not self._is_lost():
-                raise
-            log.critical("the device %s is lost; this process ends", self._device, exc_info=True)
-            os._exit(_LOST)
+            self.end_if_lost()
+            raise
 
-    def _is_lost(self) -> bool:
+    def end_if_lost(self) -> None:
+        """End the process where the device answers with nothing but errors."""
         try:
             torch.cuda.synchronize(self._device)
         except torch.AcceleratorError:
-            return True
-        return False
+            log.critical("the device %s is lost; this process ends", self._device, exc_info=True)
+            os._exit(_LOST)

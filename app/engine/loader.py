@@ -1,5 +1,6 @@
 """A worker's thread that loads models: first those of the start, then what the parent asks for."""
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
@@ -12,6 +13,8 @@ from app.engine.batching import BatchQueue
 from app.engine.control import Line
 from app.engine.runner import Runner
 from app.errors import CamserveError
+
+log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -56,9 +59,17 @@ class Loader:
         _apart(self._runner.load, names, self._on_change)
         while True:
             line = self._lines.get()
-            error = _apart(self._obey, line)
+            error = _apart(self._try, line)
             told = error and {"code": error.code, "detail": error.detail}
             self._send({"kind": "done", "id": line["id"], "error": told})
+
+    def _try(self, line: Line) -> CamserveError | None:
+        """Obey, and answer whatever happens: the parent waits for it, with all that comes later."""
+        try:
+            return self._obey(line)
+        except Exception:
+            log.exception("%s failed", line["action"])
+            return CamserveError("The worker failed at that; its log says why.")
 
     def _obey(self, line: Line) -> CamserveError | None:
         error = None

@@ -82,7 +82,10 @@ class Runner:
 
     def _load(self, name: str) -> CamserveError | None:
         with self.device.turn():
-            return self._registry.load(name, self._prepare)
+            error = self._registry.load(name, self._prepare)
+        if error and self.device.is_gpu:
+            self.device.end_if_lost()  # then it was no fault of the model's
+        return error
 
     def _prepare(self, model: Model) -> None:
         model.info = model.info.model_copy(update={"methods": _suited(model)})

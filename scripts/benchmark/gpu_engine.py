@@ -114,7 +114,7 @@ def _rate(launch: Callable[[], object]) -> float:
     return median(found)
 
 
-def engine(model: Model, rows: int, lanes: int | None = None) -> float:
+def engine(model: Model, rows: int) -> float:
     """Jobs in, results out."""
     device = Device(model.device)
     rng = np.random.default_rng(0)
@@ -133,7 +133,7 @@ def engine(model: Model, rows: int, lanes: int | None = None) -> float:
                 run(model, jobs)
             ends.append(time.perf_counter())
 
-    threads = [threading.Thread(target=lane) for _ in range(lanes or device.lanes)]
+    threads = [threading.Thread(target=lane) for _ in range(device.lanes)]
     for thread in threads:
         thread.start()
     time.sleep(_SETTLE_S)  # a stream's first batches allocate its memory

@@ -116,3 +116,17 @@ def test_a_thread_that_loaded_ends_and_with_it_those_that_openmp_gave_it(work: W
     assert work.do(make_line("load", seed=1)) is None
     assert work.threads
     assert not any(thread.is_alive() for thread in work.threads)
+
+
+def test_the_parent_is_answered_whatever_happens(
+    work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("secret path")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(work.runner, "renew", fail)
+        error = work.do(make_line("load", seed=1))
+    assert error["code"] == "internal_error"
+    assert "secret" not in error["detail"]
+    assert work.do(make_line("load", seed=2)) is None
