@@ -198,10 +198,12 @@ def worker_process(control: BlockingControl) -> None:
     )
     runner = Runner(registry, settings.max_batch_size)
     names = registry.expect(start["models"])
-    queue = BatchQueue(settings.max_batch_size, settings.max_wait_ms / 1e3)
+    sharing = runner.device.sharing(settings.max_batch_size)
+    queue = BatchQueue(sharing, settings.max_wait_ms / 1e3)
     worker = Worker(
-        runner.run, runner.run_slowly, runner.catalogue, queue, metrics, runner.device.lanes
-    )
+        runner.run, runner.run_slowly, runner.catalogue, queue, metrics,
+        sharing.drivers, runner.device.use_cores,
+    )  # fmt: skip
     worker.start(_listen_local(start["endpoint"]))
     control.send({"kind": "listening", "endpoint": start["endpoint"]})
     on_change = _announcer(worker, runner, metrics, name, start["models"])

@@ -81,7 +81,7 @@ class OneDnn(Kit):
 class _ConvWeights:
     """Those of a convolution, with its batch norm inside.
 
-    Some want another layout for one row than for several; the wrong one costs more than it saves,
+    Some want another layout for one row on several cores; the wrong one costs more than it saves,
     so both are kept.
     """
 
@@ -104,7 +104,9 @@ class _ConvWeights:
 
     def arguments(self, rows: int) -> tuple[object, ...]:
         """What a convolution of so many rows is called with."""
-        return (self._one_row if rows == 1 else self._rows, self._bias, *self._how)
+        several = torch.get_num_threads() > 1  # then they would share the row's channels
+        weight = self._one_row if rows == 1 and several else self._rows
+        return (weight, self._bias, *self._how)
 
 
 def _layout(packed: Tensor) -> Tensor:

@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Condition
 
+from app.engine.sharing import Portion, Sharing
 from app.errors import CamserveError, DeadlineExceeded
 from app.types import Job, JobResult, Progress
 
 Outcome = JobResult | CamserveError
 SlowRun = Generator[Progress, None, Outcome]
 
-_SLOW_SHARE = 0.1  # of the device's time, at least, where both lanes wait
+_SLOW_SHARE = 0.1  # of the device's time, at least, where fast work waits, too
 _MAX_CREDIT_S = 1.0
 
 
@@ -41,6 +42,19 @@ class Entry:
         return job.model, job.version, job.layers, job.needs
 
 
+@dataclass(eq=False, frozen=True, slots=True)
+class Batch:
+    """Fast rows that run together, or one slow job that takes a step.
+
+    ``cores``: that it may use; ``driver``: whose it is; ``contested``: fast and slow work waited.
+    """
+
+    entries: list[Entry]
+    cores: int
+    driver: object
+    contested: bool
+
+
 class BatchQueue:
     """Work-conserving: an idle device takes what waits.
 
@@ -49,17 +63,18 @@ class BatchQueue:
     flood of rows for one of them holds the others up no longer than a batch.
 
     Args:
-        max_batch_size: rows in a batch.
+        sharing: what each of several batches in progress gets.
         max_wait_s: how long the oldest row waits for company; 0 is best where a device is never
             starved, and a lone request then never waits.
     """
 
-    def __init__(self, max_batch_size: int, max_wait_s: float = 0.0) -> None:
-        self._max_batch_size = max_batch_size
+    def __init__(self, sharing: Sharing, max_wait_s: float = 0.0) -> None:
+        self._sharing = sharing
         self._max_wait_s = max_wait_s
         self._fast: deque[Entry] = deque()
         self._slow: deque[Entry] = deque()
-        self._running: list[Entry] = []
+        self._batches: list[Batch] = []  # in progress
+        self._drivers: list[object] = []  # in the order they came
         self._turns: dict[str, int] = {}  # when each model last had a fast batch
         self._turn = 0
         self._credit_s = 0.0  # that slow work has, for the time that fast work took
@@ -78,7 +93,7 @@ class BatchQueue:
     def cancel(self, owner: object, job_id: int | None = None) -> None:
         """Forget a job that nobody waits for any more, or all jobs of an owner."""
         with self._change():
-            for entry in (*self._fast, *self._slow, *self._running):
+            for entry in (*self._fast, *self._slow, *self._running()):
                 if entry.owner is owner and job_id in {None, entry.job_id}:
                     entry.cancelled = True
             self._fast = deque(entry for entry in self._fast if not entry.cancelled)
@@ -97,34 +112,27 @@ class BatchQueue:
     def running(self) -> list[Entry]:
         """What the device has now."""
         with self._changed:
-            return list(self._running)
+            return self._running()
 
-    def batches(self) -> Iterator[list[Entry]]:
-        """Batches of fast rows, and single slow ones to take a step, until the queue is closed.
+    def batches(self) -> Iterator[Batch]:
+        """What to run next, one after the other, until the queue is closed.
 
-        Expired rows are settled here. Several threads may take batches: a row that must be alone on
-        the device then waits for all that runs there, and all others wait for it.
+        Expired rows are settled here. Each driver has an iterator of its own, and is done with a
+        batch when it asks for the next: a row that must be alone on the device waits for all that
+        runs there, and all others wait for it. Of idle drivers the first one goes on: its threads
+        are warm, and the others need none for as long as one is enough.
         """
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._closed or self._may_take())
-                if self._closed:
-                    return
-                both_wait = bool(self._fast and self._slow)
-                batch = self._next()
-                expired = [entry for entry in batch if entry.job.deadline <= time.monotonic()]
-                live = [entry for entry in batch if entry not in expired]
-                self._running += live
-            for entry in expired:
-                entry.settle(DeadlineExceeded("The deadline passed while the picture waited."))
-            if live:
-                started = time.monotonic()
-                yield live
-                with self._change():
-                    if both_wait:
-                        self._account(time.monotonic() - started, slow=live[0].job.slow)
-                    for entry in live:  # once: another lane may have a slow job's next step already
-                        self._running.remove(entry)
+        driver = object()
+        with self._change():
+            self._drivers.append(driver)
+        try:
+            while batch := self._next(driver):
+                started = self._sharing.clock()
+                yield batch
+                self._end(batch, self._sharing.clock() - started)
+        finally:
+            with self._change():
+                self._drivers.remove(driver)
 
     @contextmanager
     def _change(self) -> Iterator[None]:
@@ -132,15 +140,65 @@ class BatchQueue:
             yield
             self._changed.notify_all()
 
+    def _running(self) -> list[Entry]:
+        # Two drivers may be at a slow job at once: one has just put it back.
+        return [entry for batch in self._batches for entry in batch.entries]
+
     def _holds(self, model: str, version: str) -> bool:
-        entries = (*self._fast, *self._slow, *self._running)
+        entries = (*self._fast, *self._slow, *self._running())
         return any((e.job.model, e.job.version) == (model, version) for e in entries)
 
-    def _may_take(self) -> bool:
+    def _next(self, driver: object) -> Batch | None:
+        """A batch that is in progress from now on; None: the queue is closed."""
+        while True:
+            with self._changed:
+                portion = self._wait_for_portion(driver)
+                if not portion:
+                    return None
+                batch, expired = self._begin(portion, driver)
+            for entry in expired:
+                entry.settle(DeadlineExceeded("The deadline passed while the picture waited."))
+            if batch.entries:
+                return batch
+
+    def _wait_for_portion(self, driver: object) -> Portion | None:
+        while not self._closed:
+            portion = self._portion()
+            if portion and driver is self._first_idle():
+                return portion
+            self._changed.wait(self._until_ripe())
+        return None
+
+    def _first_idle(self) -> object:
+        busy = {id(batch.driver) for batch in self._batches}
+        return next(driver for driver in self._drivers if id(driver) not in busy)
+
+    def _portion(self) -> Portion | None:
         if not self._fast and not self._slow:
-            return False
-        alone = self._first().job.alone or any(entry.job.alone for entry in self._running)
-        return not (alone and self._running)
+            return None
+        first, running = self._first(), self._running()
+        if running and (first.job.alone or any(entry.job.alone for entry in running)):
+            return None
+        waited_s = time.monotonic() - first.arrived
+        if self._wants_company(first.job) and waited_s < self._max_wait_s:
+            return None
+        return self._sharing.portion(
+            model=None if first.job.slow else first.job.model,
+            waiting=1 if first.job.alone else len(self),
+            waited_s=waited_s,
+            running=[batch.cores for batch in self._batches],
+        )
+
+    def _wants_company(self, job: Job) -> bool:
+        return not job.slow and not job.alone and len(self._fast) < self._sharing.max_rows
+
+    def _until_ripe(self) -> float | None:
+        """Seconds until time alone gives the next row a portion; None: that will not help."""
+        if not self._fast:
+            return None
+        waited_s = time.monotonic() - self._first_fast().arrived
+        left = [s - waited_s for s in (self._max_wait_s, self._sharing.patience_s) if s > waited_s]
+        return min(left, default=None)
 
     def _first(self) -> Entry:
         if self._slow and (not self._fast or self._credit_s > 0):
@@ -151,34 +209,40 @@ class BatchQueue:
         """The oldest row of the model whose turn it is."""
         return min(self._fast, key=lambda entry: self._turns.get(entry.job.model, 0))
 
-    def _next(self) -> list[Entry]:
-        if self._first().job.slow:
-            return [self._slow.popleft()]
-        self._wait_for_company()
-        return self._take() if self._may_take() else []  # another lane may have begun meanwhile
+    def _begin(self, portion: Portion, driver: object) -> tuple[Batch, list[Entry]]:
+        """A batch, in progress unless it is empty, and the rows that came too late for it."""
+        contested = bool(self._fast and self._slow)
+        slow = self._first().job.slow
+        taken = [self._slow.popleft()] if slow else self._take(portion.rows)
+        now = time.monotonic()
+        live = [entry for entry in taken if entry.job.deadline > now]
+        batch = Batch(live, portion.cores, driver, contested)
+        if live:
+            self._batches.append(batch)
+            self._changed.notify_all()  # now another driver is the first of the idle ones
+        return batch, [entry for entry in taken if entry not in live]
+
+    def _end(self, batch: Batch, seconds: float) -> None:
+        job, core_seconds = batch.entries[0].job, seconds * batch.cores
+        with self._change():
+            self._batches.remove(batch)
+            if batch.contested:
+                self._account(core_seconds, slow=job.slow)
+            if not job.slow:
+                self._sharing.learn(job.model, len(batch.entries), core_seconds)
 
     def _account(self, seconds: float, *, slow: bool) -> None:
         earned = -seconds if slow else seconds * _SLOW_SHARE / (1 - _SLOW_SHARE)
         self._credit_s = min(self._credit_s + earned, _MAX_CREDIT_S)
 
-    def _wait_for_company(self) -> None:
-        def full() -> bool:
-            return self._closed or len(self._fast) >= self._max_batch_size
-
-        if self._max_wait_s and self._fast and not self._first_fast().job.alone:
-            left = self._fast[0].arrived + self._max_wait_s - time.monotonic()
-            self._changed.wait_for(full, timeout=max(0.0, left))
-
-    def _take(self) -> list[Entry]:
+    def _take(self, rows: int) -> list[Entry]:
         """The first fast row, and those behind it that can go with it."""
-        if not self._fast:  # cancelled while it waited for company
-            return []
         first = self._first_fast()
         self._turn += 1
         self._turns[first.job.model] = self._turn
         batch, rest = [first], deque[Entry]()
         for entry in (entry for entry in self._fast if entry is not first):
-            fits = len(batch) < self._max_batch_size and entry.key == first.key
+            fits = len(batch) < rows and entry.key == first.key
             together = not first.job.alone and not entry.job.alone
             (batch if fits and together else rest).append(entry)
         self._fast = rest

@@ -8,21 +8,23 @@ from threading import local
 
 import torch
 
+from app.engine.sharing import SharedCores, Sharing, WholeDevice
+
 log = logging.getLogger(__name__)
 
 _LOST = 70  # exit status
-_GPU_LANES = 2  # one batch computes while the next one's pictures come, and the last one's maps go
 
 
 class Device:
     """A processor or a GPU.
 
     Args:
-        device: as torch has it.
+        device: as torch has it. A processor has the cores that torch has been told of.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        self._cores = torch.get_num_threads()
         self._own = local()
 
     @property
@@ -30,10 +32,18 @@ class Device:
         """Whether torch drives it by CUDA."""
         return self._device.type == "cuda"
 
-    @property
-    def lanes(self) -> int:
-        """Batches that are worth having in progress at once."""
-        return _GPU_LANES if self.is_gpu else 1
+    def sharing(self, max_rows: int) -> Sharing:
+        """How its batches share it.
+
+        Args:
+            max_rows: in a batch on a GPU, in all of them together on a processor.
+        """
+        return WholeDevice(max_rows) if self.is_gpu else SharedCores(max_rows, self._cores)
+
+    def use_cores(self, count: int | None = None) -> None:
+        """Let what this thread computes on a processor take so many cores; None: all."""
+        if not self.is_gpu:
+            torch.set_num_threads(count or self._cores)
 
     def order(self) -> torch.cuda.Stream | None:
         """An order of its own, for work that several threads do one after the other.

@@ -38,7 +38,7 @@ class Runner:
         """Run a job of many passes, one at a time; see ``run_slowly``."""
         model = self._registry.get(job.model, job.version)
         steps = run_slowly(model, job, max(1, self._max_batch_size // _SLICES))
-        order = self.device.order()  # each step may be another lane's
+        order = self.device.order()  # each step may be another driver's
         while True:
             try:
                 with self.device.turn(order), GATE.running():
@@ -81,6 +81,7 @@ class Runner:
         )
 
     def _load(self, name: str) -> CamserveError | None:
+        self.device.use_cores()
         with self.device.turn():
             error = self._registry.load(name, self._prepare)
         if error and self.device.is_gpu:

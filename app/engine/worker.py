@@ -1,7 +1,7 @@
 """The worker process: takes jobs from http processes, runs them in batches, settles every one.
 
-Threads: one reads each connection, one loads models, one or two drive the device; the main thread
-waits for the parent's pipe to close, and ends the process then.
+Threads: one reads each connection, one loads models, some drive the device; the main thread waits
+for the parent's pipe to close, and ends the process then.
 """
 
 import logging
@@ -88,8 +88,8 @@ class Worker:
         catalogue: what is served now.
         queue: where jobs wait.
         metrics: where batches are counted.
-        lanes: batches in progress at once. While a GPU computes one, another's pictures are
-            brought there, and another's answers are sent.
+        drivers: threads that run batches, so many at once.
+        use_cores: tells torch how many cores a driver's next batch may use.
     """
 
     def __init__(
@@ -99,15 +99,17 @@ class Worker:
         catalogue: Callable[[], Catalogue],
         queue: BatchQueue,
         metrics: Metrics,
-        lanes: int = 1,
+        drivers: int = 1,
+        use_cores: Callable[[int], None] = lambda _cores: None,
     ) -> None:
         self._run = run
         self._run_slowly = run_slowly
         self._catalogue = catalogue
         self._queue = queue
         self._metrics = metrics
-        self._lanes = lanes
-        self._busy_since: dict[int, float] = {}  # of the lanes at work
+        self._drivers = drivers
+        self._use_cores = use_cores
+        self._busy_since: dict[int, float] = {}  # of the drivers at work
         self._connections: set[_Connection] = set()
         self._lock = Lock()
         self._beginning = Lock()
@@ -115,8 +117,8 @@ class Worker:
     def start(self, listener: socket.socket) -> None:
         """Accept connections and run batches, in threads of their own."""
         Thread(target=self._accept, args=(listener,), daemon=True).start()
-        for lane in range(self._lanes):
-            Thread(target=self._drive, args=(lane,), daemon=True).start()
+        for driver in range(self._drivers):
+            Thread(target=self._drive, args=(driver,), daemon=True).start()
 
     def is_stuck(self, seconds: float) -> bool:
         """Whether the device has been at one batch for longer than that."""
@@ -157,21 +159,22 @@ class Worker:
             self._queue.cancel(connection)
             connection.close()
 
-    def _drive(self, lane: int) -> None:
+    def _drive(self, driver: int) -> None:
         for batch in self._queue.batches():
-            now = self._busy_since[lane] = time.monotonic()
+            now = self._busy_since[driver] = time.monotonic()
             self._announce_begin()
-            for entry in batch:
+            for entry in batch.entries:
                 entry.begun = entry.begun or now
-            if batch[0].job.slow:
-                self._step(batch[0])
+            self._use_cores(batch.cores)
+            if batch.entries[0].job.slow:
+                self._step(batch.entries[0])
             else:
-                self._batch(batch)
-            del self._busy_since[lane]
+                self._batch(batch.entries)
+            del self._busy_since[driver]
 
     def _announce_begin(self) -> None:
         """If the process dies now, its clients know which rows the device had."""
-        with self._beginning:  # the latest word must be the one with all lanes in it
+        with self._beginning:  # the latest word must be the one with all drivers in it
             running = self._queue.running()
             for connection in {e.owner for e in running if isinstance(e.owner, _Connection)}:
                 ids = [entry.job_id for entry in running if entry.owner is connection]

@@ -1,8 +1,8 @@
 """What the model alone could do on this machine, without HTTP.
 
 Run as: python -m benchmark.engine MODEL. camserve's own float32 trunk and head, and torchvision's
-model as it comes, both on batches of eight that lie in memory; in alternating turns, the median of
-each. One line of JSON.
+model as it comes, both on batches of eight that lie in memory; and the eight dealt out, a core for
+each part, as a busy worker does it. In alternating turns, the median of each. One line of JSON.
 """
 
 import json
@@ -10,6 +10,8 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,7 +33,8 @@ _MIN_TURNS = 5
 
 def engine_rates(name: str, seconds: float = _SECONDS) -> dict[str, float]:
     """Pictures a second."""
-    torch.set_num_threads(os.cpu_count() or 1)
+    cores = os.cpu_count() or 1
+    torch.set_num_threads(cores)
     model = Model(find_manifest(MODELS, name), torch.device("cpu"))
     module = models.get_model(name, weights=None)
     module.load_state_dict(load_file(MODELS / f"{name}.safetensors"))
@@ -42,11 +45,14 @@ def engine_rates(name: str, seconds: float = _SECONDS) -> dict[str, float]:
     plain = x.contiguous()
     cut = model.cut()
     jobs = [_job(p) for p in pixels]
+    parts = [jobs[core::cores] for core in range(min(cores, ROWS))]
+    drivers = ThreadPoolExecutor(cores, initializer=lambda: torch.set_num_threads(1))
     return _rates(
         {
             "camserve forward": lambda: cut.forward_head(cut.forward_features(x)),
             "torchvision forward": lambda: module(plain),
             "camserve predict + Grad-CAM": lambda: run(model, jobs),
+            "the same, dealt out": lambda: list(drivers.map(partial(run, model), parts)),
         },
         seconds,
     )

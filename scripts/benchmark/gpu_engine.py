@@ -5,7 +5,7 @@ Run as: python -m benchmark.gpu_engine MODEL. One line of JSON for each figure, 
   compiled forward    torchvision's model by torch.compile, as a CUDA graph, its input on the GPU
   own forward         camserve's trunk and head, its input on the GPU
   engine              uint8 pictures in the host's memory → scores and Grad-CAM there, as a worker
-                      does it: batches in as many threads as it has lanes
+                      does it: batches in as many threads as it has drivers
   engine, two workers the same in two processes at once, as with APP_DEVICES=cuda:0,cuda:0
 
 With PRECISION and ROWS behind MODEL it is one of these two: it says ``ready``, waits for a line,
@@ -44,7 +44,7 @@ TWO = "engine, two workers"
 _TURNS = 3
 _SECONDS = 0.4  # each
 _WARM_UPS = 3
-_SETTLE_S, _ENGINE_S = 0.5, 1.5  # of lanes, before and while they are measured
+_SETTLE_S, _ENGINE_S = 0.5, 1.5  # of drivers, before and while they are measured
 
 
 def figures(name: str) -> Iterator[dict[str, Any]]:
@@ -127,13 +127,13 @@ def engine(model: Model, rows: int) -> float:
     ends: list[float] = []
     stop = threading.Event()
 
-    def lane() -> None:
+    def drive() -> None:
         while not stop.is_set():
             with device.turn():
                 run(model, jobs)
             ends.append(time.perf_counter())
 
-    threads = [threading.Thread(target=lane) for _ in range(device.lanes)]
+    threads = [threading.Thread(target=drive) for _ in range(device.sharing(rows).drivers)]
     for thread in threads:
         thread.start()
     time.sleep(_SETTLE_S)  # a stream's first batches allocate its memory

@@ -1,5 +1,6 @@
 """The fused trunk gives the numbers of the one that it was made from."""
 
+from itertools import product
 from typing import Any
 
 import pytest
@@ -66,13 +67,14 @@ class Residual(nn.Module):
 
 
 def check(module: nn.Module, channels: int = 8) -> fx.GraphModule:
-    """Fused and plain agree for one row and for several; the fused one."""
+    """Fused and plain agree for one row and for several, by one core and by several; the fused."""
     torch.manual_seed(0)
     many = torch.randn(5, channels, 12, 12).contiguous(memory_format=torch.channels_last)
     plain = shaped(module, many[:1])
     fused = fuse(plain, onednn.OneDnn())
     with torch.no_grad():
-        for rows in (1, 5):
+        for cores, rows in product((1, torch.get_num_threads()), (1, 5)):
+            torch.set_num_threads(cores)
             x = many[:rows].clone(memory_format=torch.channels_last)
             torch.testing.assert_close(fused(x.clone()), plain(x), rtol=1e-5, atol=1e-5)
     return fused

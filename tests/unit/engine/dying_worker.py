@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from app.engine.batching import BatchQueue, Outcome, SlowRun
+from app.engine.sharing import WholeDevice
 from app.engine.worker import Worker
 from app.metrics import Metrics
 from app.types import Catalogue, Job, JobResult, ModelInfo
@@ -35,7 +36,7 @@ if __name__ == "__main__":
     listener.bind(sys.argv[1])
     listener.listen()
     # It waits for company, so that the rows of a test share a batch.
-    queue = BatchQueue(max_batch_size=4, max_wait_s=0.5)
+    queue = BatchQueue(WholeDevice(max_rows=4), max_wait_s=0.5)
     worker = Worker(run, run_slowly, lambda: CATALOGUE, queue, Metrics(lambda _line: None))
     worker.start(listener)
     print("listening", flush=True)

@@ -4,15 +4,14 @@ import time
 from dataclasses import replace
 from queue import Queue
 from threading import Event, Thread
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.engine import batching
-from app.engine.batching import BatchQueue, Entry, Outcome
+from app.engine.batching import Batch, BatchQueue, Entry, Outcome
+from app.engine.sharing import SharedCores, WholeDevice
 from app.errors import DeadlineExceeded
 from app.types import Job
 
@@ -44,31 +43,39 @@ def make_entry(
     return Entry(job=job, owner=owner, job_id=job_id, settle=outcomes.append)
 
 
+def ids(batch: Batch) -> list[int]:
+    return [entry.job_id for entry in batch.entries]
+
+
+def running(queue: BatchQueue) -> list[int]:
+    return [entry.job_id for entry in queue.running()]
+
+
 def drain(queue: BatchQueue) -> list[list[int]]:
     """The ids of all batches that can be had now."""
     batches = []
     generator = queue.batches()
     while len(queue):
-        batches.append([entry.job_id for entry in next(generator)])
+        batches.append(ids(next(generator)))
     return batches
 
 
 def test_an_idle_device_takes_all_that_waits_up_to_the_largest_batch() -> None:
-    queue = BatchQueue(max_batch_size=3)
+    queue = BatchQueue(WholeDevice(3))
     for job_id in range(5):
         queue.put(make_entry(job_id))
     assert drain(queue) == [[0, 1, 2], [3, 4]]
 
 
 def test_rows_of_other_models_and_layers_wait_for_a_batch_of_their_own() -> None:
-    queue = BatchQueue(max_batch_size=8)
+    queue = BatchQueue(WholeDevice(8))
     for job_id, (model, layers) in enumerate([("a", ()), ("b", ()), ("a", ("x",)), ("a", ())]):
         queue.put(make_entry(job_id, model=model, layers=layers))
     assert drain(queue) == [[0, 3], [1], [2]]
 
 
 def test_a_model_in_a_flood_does_not_starve_another_one() -> None:
-    queue = BatchQueue(max_batch_size=2)
+    queue = BatchQueue(WholeDevice(2))
     for job_id in range(6):
         queue.put(make_entry(job_id, model="flooded"))
     for job_id in (6, 7):
@@ -77,21 +84,21 @@ def test_a_model_in_a_flood_does_not_starve_another_one() -> None:
     taken = []
     while len(queue):
         batch = next(batches)
-        taken.append([entry.job_id for entry in batch])
-        if batch[0].job.model == "flooded" and len(taken) < 4:  # it goes on
+        taken.append(ids(batch))
+        if batch.entries[0].job.model == "flooded" and len(taken) < 4:  # it goes on
             queue.put(make_entry(10 + len(taken), model="flooded"))
     assert taken[:3] == [[0, 1], [6, 7], [2, 3]]
 
 
 def test_models_take_turns_and_within_a_model_the_oldest_row_goes_first() -> None:
-    queue = BatchQueue(max_batch_size=1)
+    queue = BatchQueue(WholeDevice(1))
     for job_id, model in enumerate("aaabbc"):
         queue.put(make_entry(job_id, model=model))
     assert drain(queue) == [[0], [3], [5], [1], [4], [2]]
 
 
 def test_a_version_is_free_once_none_of_its_jobs_waits_or_runs() -> None:
-    queue = BatchQueue(max_batch_size=1)
+    queue = BatchQueue(WholeDevice(1))
     queue.put(make_entry(0))
     batches = queue.batches()
     freed = Event()
@@ -115,41 +122,37 @@ def test_a_version_is_free_once_none_of_its_jobs_waits_or_runs() -> None:
 
 
 def test_a_slow_job_holds_its_version_between_its_steps() -> None:
-    queue = BatchQueue(max_batch_size=1)
+    queue = BatchQueue(WholeDevice(1))
     queue.put(slow_entry(0))
     batches = queue.batches()
     for _ in range(3):
-        (entry,) = next(batches)
+        (entry,) = next(batches).entries
         assert queue._holds("m", "v")
         queue.put(entry)
         assert queue._holds("m", "v")
 
 
 def test_a_row_that_must_be_alone_shares_with_nobody() -> None:
-    queue = BatchQueue(max_batch_size=8)
+    queue = BatchQueue(WholeDevice(8))
     for job_id, alone in enumerate([False, True, False, True]):
         queue.put(make_entry(job_id, alone=alone))
     assert drain(queue) == [[0, 2], [1], [3]]
 
 
-def ids(batch: list[Entry]) -> list[int]:
-    return [entry.job_id for entry in batch]
-
-
 def test_two_takers_have_a_batch_each() -> None:
-    queue = BatchQueue(max_batch_size=2)
+    queue = BatchQueue(WholeDevice(2))
     for job_id in range(4):
         queue.put(make_entry(job_id))
     one, other = queue.batches(), queue.batches()
     assert [ids(next(one)), ids(next(other))] == [[0, 1], [2, 3]]
-    assert ids(queue.running()) == [0, 1, 2, 3]
+    assert running(queue) == [0, 1, 2, 3]
     queue.put(make_entry(4))
     assert ids(next(one)) == [4]
-    assert ids(queue.running()) == [2, 3, 4]
+    assert running(queue) == [2, 3, 4]
 
 
 def test_a_row_that_must_be_alone_has_the_device_for_itself() -> None:
-    queue, taken = BatchQueue(max_batch_size=2), Queue[tuple[str, list[int]]]()
+    queue, taken = BatchQueue(WholeDevice(2)), Queue[tuple[str, list[int]]]()
     go_on = {name: Queue[None]() for name in "ab"}
 
     def take(name: str) -> None:
@@ -159,7 +162,7 @@ def test_a_row_that_must_be_alone_has_the_device_for_itself() -> None:
 
     def busy() -> list[list[int]]:
         with queue._changed:  # whoever may take something has had a turn
-            return [ids(queue.running())] if queue._may_take() else []
+            return [running(queue)] if queue._portion() else []
 
     queue.put(make_entry(0))
     takers = [Thread(target=take, args=(name,)) for name in "ab"]
@@ -183,22 +186,74 @@ def test_a_row_that_must_be_alone_has_the_device_for_itself() -> None:
         taker.join(30)
 
 
-def test_a_slow_job_that_another_lane_goes_on_with_is_still_running() -> None:
-    queue = BatchQueue(max_batch_size=2)
+def test_a_slow_job_that_another_driver_goes_on_with_is_still_running() -> None:
+    queue = BatchQueue(WholeDevice(2))
     entry = make_entry(0)
     entry.job = replace(entry.job, slow=True)
     queue.put(entry)
     one, other = queue.batches(), queue.batches()
-    assert next(one) == [entry]
+    assert next(one).entries == [entry]
     queue.put(entry)  # after its step, as a worker does
-    assert next(other) == [entry]
+    assert next(other).entries == [entry]
     queue.put(make_entry(1))
     assert ids(next(one)) == [1]
-    assert ids(queue.running()) == [0, 1]
+    assert running(queue) == [0, 1]
+
+
+def test_rows_that_wait_are_dealt_out_to_two_drivers() -> None:
+    queue = BatchQueue(SharedCores(max_rows=16, cores=2))
+    for job_id in range(5):
+        queue.put(make_entry(job_id))
+    one, other = queue.batches(), queue.batches()
+    batches = [next(one), next(other)]
+    assert [(ids(batch), batch.cores) for batch in batches] == [([0, 1, 2], 1), ([3, 4], 1)]
+
+
+def test_of_idle_drivers_the_first_one_goes_on() -> None:
+    queue, taken = BatchQueue(WholeDevice(1)), Queue[str]()
+    go_on = Queue[None]()
+
+    def take(name: str) -> None:
+        for _ in queue.batches():
+            taken.put(name)
+            go_on.get(timeout=30)
+
+    drivers = [Thread(target=take, args=(name,)) for name in "ab"]
+    drivers[0].start()
+    queue.put(make_entry(0))
+    assert taken.get(timeout=30) == "a"
+    drivers[1].start()
+    queue.put(make_entry(1))
+    assert taken.get(timeout=30) == "b"  # a is busy
+    for _ in drivers:
+        go_on.put(None)
+    queue.wait_until_free("m", "v")
+    for job_id in range(10):
+        queue.put(make_entry(job_id))
+        assert taken.get(timeout=30) == "a"
+        go_on.put(None)
+        queue.wait_until_free("m", "v")
+    queue.close()
+    for driver in drivers:
+        driver.join(30)
+
+
+def test_a_light_row_beside_a_batch_in_progress_waits_for_company_and_then_goes() -> None:
+    sharing = SharedCores(max_rows=4, cores=2)
+    for model in "ab":
+        sharing.learn(model, 1, 1e-4)
+    queue = BatchQueue(sharing)
+    queue.put(make_entry(0, model="a"))
+    one, other = queue.batches(), queue.batches()
+    assert ids(next(one)) == [0]
+    row = make_entry(1, model="b")
+    queue.put(row)
+    assert ids(next(other)) == [1]
+    assert time.monotonic() - row.arrived >= sharing.patience_s
 
 
 def test_an_expired_row_is_settled_and_never_reaches_the_device() -> None:
-    queue = BatchQueue(max_batch_size=8)
+    queue = BatchQueue(WholeDevice(8))
     settled: list[Outcome] = []
     queue.put(make_entry(0, deadline=time.monotonic() - 1, settled=settled))
     queue.put(make_entry(1))
@@ -207,14 +262,14 @@ def test_an_expired_row_is_settled_and_never_reaches_the_device() -> None:
 
 
 def test_a_batch_of_expired_rows_alone_is_not_run() -> None:
-    queue = BatchQueue(max_batch_size=1)
+    queue = BatchQueue(WholeDevice(1))
     queue.put(make_entry(0, deadline=time.monotonic() - 1))
     queue.put(make_entry(1))
-    assert [entry.job_id for entry in next(queue.batches())] == [1]
+    assert ids(next(queue.batches())) == [1]
 
 
 def test_a_cancelled_row_is_forgotten() -> None:
-    queue = BatchQueue(max_batch_size=8)
+    queue = BatchQueue(WholeDevice(8))
     owner = object()
     for job_id in range(3):
         queue.put(make_entry(job_id, owner=owner))
@@ -223,7 +278,7 @@ def test_a_cancelled_row_is_forgotten() -> None:
 
 
 def test_all_rows_of_an_owner_that_has_gone_are_forgotten() -> None:
-    queue = BatchQueue(max_batch_size=8)
+    queue = BatchQueue(WholeDevice(8))
     gone, here = object(), object()
     for job_id, owner in enumerate([gone, here, gone]):
         queue.put(make_entry(job_id, owner=owner))
@@ -238,19 +293,19 @@ def slow_entry(job_id: int, **changes: object) -> Entry:
 
 
 def test_fast_rows_go_before_slow_ones() -> None:
-    queue = BatchQueue(max_batch_size=8)
+    queue = BatchQueue(WholeDevice(8))
     for entry in (slow_entry(0), make_entry(1), slow_entry(2), make_entry(3)):
         queue.put(entry)
     assert drain(queue) == [[1, 3], [0], [2]]
 
 
 def test_slow_jobs_take_their_steps_in_turn() -> None:
-    queue = BatchQueue(max_batch_size=8)
+    queue = BatchQueue(WholeDevice(8))
     queue.put(slow_entry(0))
     queue.put(slow_entry(1))
     taken = []
     for batch in queue.batches():
-        (entry,) = batch
+        (entry,) = batch.entries
         taken.append(entry.job_id)
         if len(taken) == 5:
             break
@@ -258,17 +313,16 @@ def test_slow_jobs_take_their_steps_in_turn() -> None:
     assert taken == [0, 1, 0, 1, 0]
 
 
-def test_slow_work_keeps_a_tenth_of_the_time_beside_fast_work(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_slow_work_keeps_a_tenth_of_the_time_beside_fast_work() -> None:
     now = 0.0
-    monkeypatch.setattr(batching, "time", SimpleNamespace(monotonic=lambda: now))
-    queue = BatchQueue(max_batch_size=1)
+    sharing = WholeDevice(1)
+    sharing.clock = lambda: now
+    queue = BatchQueue(sharing)
     spent = {True: 0.0, False: 0.0}
     queue.put(slow_entry(0))
     queue.put(make_entry(1))
     for batch in queue.batches():
-        (entry,) = batch
+        (entry,) = batch.entries
         seconds = 0.05 if entry.job.slow else 0.01
         now += seconds
         spent[entry.job.slow] += seconds
@@ -279,27 +333,27 @@ def test_slow_work_keeps_a_tenth_of_the_time_beside_fast_work(
 
 
 def test_slow_work_alone_owes_nothing_to_fast_work_that_comes_later() -> None:
-    queue = BatchQueue(max_batch_size=1)
+    queue = BatchQueue(WholeDevice(1))
     queue.put(slow_entry(0))
     batches = queue.batches()
     for _ in range(100):
-        queue.put(next(batches)[0])
+        queue.put(next(batches).entries[0])
     assert queue._credit_s == 0
 
 
 def test_a_slow_job_that_is_cancelled_during_its_step_does_not_come_again() -> None:
-    queue = BatchQueue(max_batch_size=1)
+    queue = BatchQueue(WholeDevice(1))
     owner = object()
     queue.put(slow_entry(0, owner=owner))
     batches = queue.batches()
-    (entry,) = next(batches)
+    (entry,) = next(batches).entries
     queue.cancel(owner, 0)
     queue.put(entry)
     assert len(queue) == 0
 
 
 def test_a_slow_job_whose_deadline_passed_between_two_steps_is_settled() -> None:
-    queue = BatchQueue(max_batch_size=1)
+    queue = BatchQueue(WholeDevice(1))
     settled: Queue[Outcome] = Queue()
     entry = slow_entry(0, deadline=time.monotonic() - 1)
     entry.settle = settled.put
@@ -312,39 +366,39 @@ def test_a_slow_job_whose_deadline_passed_between_two_steps_is_settled() -> None
 
 
 def test_waiting_for_company_ends_when_the_batch_is_full() -> None:
-    queue = BatchQueue(max_batch_size=2, max_wait_s=3600)
+    queue = BatchQueue(WholeDevice(2), max_wait_s=3600)
     queue.put(make_entry(0))
-    batches: list[list[Entry]] = []
+    batches: list[Batch] = []
     taker = Thread(target=lambda: batches.append(next(queue.batches())))
     taker.start()
     queue.put(make_entry(1))
     taker.join(10)
-    assert [entry.job_id for entry in batches[0]] == [0, 1]
+    assert ids(batches[0]) == [0, 1]
 
 
 def test_waiting_for_company_ends_with_the_time_allowed() -> None:
-    queue = BatchQueue(max_batch_size=2, max_wait_s=0.01)
+    queue = BatchQueue(WholeDevice(2), max_wait_s=0.01)
     queue.put(make_entry(0))
-    assert [entry.job_id for entry in next(queue.batches())] == [0]
+    assert ids(next(queue.batches())) == [0]
 
 
 def test_a_row_cancelled_while_it_waited_for_company_leaves_no_batch() -> None:
-    queue = BatchQueue(max_batch_size=2, max_wait_s=3600)
+    queue = BatchQueue(WholeDevice(2), max_wait_s=3600)
     owner = object()
     queue.put(make_entry(0, owner=owner))
-    batches: list[list[Entry]] = []
+    batches: list[Batch] = []
     taker = Thread(target=lambda: batches.append(next(queue.batches())))
     taker.start()
     queue.cancel(owner)
     queue.put(make_entry(1))
     queue.put(make_entry(2))
     taker.join(10)
-    assert [entry.job_id for entry in batches[0]] == [1, 2]
+    assert ids(batches[0]) == [1, 2]
 
 
 @pytest.mark.parametrize("waits", [False, True])
 def test_closing_ends_the_batches_even_of_a_taker_that_waits(waits: bool) -> None:
-    queue = BatchQueue(max_batch_size=2, max_wait_s=3600)
+    queue = BatchQueue(WholeDevice(2), max_wait_s=3600)
     if waits:
         queue.put(make_entry(0))
     ended: list[bool] = []
@@ -363,7 +417,7 @@ def test_closing_ends_the_batches_even_of_a_taker_that_waits(waits: bool) -> Non
 def test_every_row_is_in_exactly_one_batch_and_batches_keep_the_rules(
     rows: list[tuple[str, bool]], size: int
 ) -> None:
-    queue = BatchQueue(max_batch_size=size)
+    queue = BatchQueue(WholeDevice(size))
     for job_id, (model, alone) in enumerate(rows):
         queue.put(make_entry(job_id, model=model, alone=alone))
     batches = drain(queue)

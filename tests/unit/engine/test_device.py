@@ -2,11 +2,13 @@
 
 import logging
 import os
+from threading import Thread
 
 import pytest
 import torch
 
 from app.engine.device import Device
+from app.engine.sharing import SharedCores, WholeDevice
 
 CPU = torch.device("cpu")
 
@@ -31,8 +33,24 @@ def ends(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return found
 
 
-def test_a_processor_has_one_batch_at_a_time_and_a_gpu_two() -> None:
-    assert (Device(CPU).lanes, Device(torch.device("cuda:0")).lanes) == (1, 2)
+def test_batches_share_the_cores_of_a_processor_and_each_has_all_of_a_gpu() -> None:
+    assert isinstance(Device(CPU).sharing(4), SharedCores)
+    assert isinstance(Device(torch.device("cuda:0")).sharing(4), WholeDevice)
+
+
+def test_a_thread_uses_the_cores_it_is_told_to_and_all_unless_told() -> None:
+    device, found = Device(CPU), []
+    most = torch.get_num_threads()
+
+    def work() -> None:
+        for count in (1, None):
+            device.use_cores(count)
+            found.append(torch.get_num_threads())
+
+    thread = Thread(target=work)
+    thread.start()
+    thread.join(30)
+    assert found == [1, most]
 
 
 def test_a_lost_device_ends_the_process_with_a_word_in_the_log(

@@ -15,6 +15,7 @@ from app.engine.batching import BatchQueue, Entry
 from app.engine.control import Line
 from app.engine.loader import Loader
 from app.engine.runner import Runner
+from app.engine.sharing import WholeDevice
 from app.types import Job, JobResult
 from tests.server import wait_for
 
@@ -41,7 +42,7 @@ class Work:
         manifest = Manifest.model_validate(make_line("load")["manifest"])
         self.registry = Registry({"m": manifest}, torch.device("cpu"))
         self.runner = Runner(self.registry, max_batch_size=2)
-        self.queue = BatchQueue(2)
+        self.queue = BatchQueue(WholeDevice(2))
         self.told: Queue[Line] = Queue()
         self.states: list[str] = []
         self.threads: list[Thread] = []

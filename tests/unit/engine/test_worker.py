@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from app.engine.batching import BatchQueue, Entry, Outcome, SlowRun
+from app.engine.sharing import WholeDevice
 from app.engine.wire import (
     Frame,
     Message,
@@ -113,7 +114,7 @@ class WatchedQueue(BatchQueue):
     """Lets a test wait until a job has been read from its connection, and all before it."""
 
     def __init__(self) -> None:
-        super().__init__(max_batch_size=4)
+        super().__init__(WholeDevice(max_rows=4))
         self.arrivals: Queue[int] = Queue()
 
     def put(self, entry: Entry) -> None:
@@ -140,10 +141,15 @@ class Start:
         self.queue = WatchedQueue()
         self._clients: list[Client] = []
 
-    def __call__(self, run: Run, lanes: int = 1) -> Client:
+    def __call__(self, run: Run, drivers: int = 1) -> Client:
         catalogue = Catalogue(device="cpu", torch="0", models=(), methods=())
         self.worker = Worker(
-            run, self.run_slowly, lambda: catalogue, self.queue, Metrics(lambda _line: None), lanes
+            run,
+            self.run_slowly,
+            lambda: catalogue,
+            self.queue,
+            Metrics(lambda _line: None),
+            drivers,
         )
         self.worker.start(self._listener)
         self._clients.append(Client(self._path))
@@ -220,14 +226,14 @@ def test_a_worker_knows_that_its_device_is_stuck(start: Start) -> None:
     client.receive("result")
 
 
-def test_two_lanes_have_a_batch_each_in_progress(start: Start) -> None:
+def test_two_drivers_have_a_batch_each_in_progress(start: Start) -> None:
     together = Barrier(2, timeout=30)
 
     def run(jobs: Sequence[Job]) -> list[Outcome]:
         together.wait()
         return run_well(jobs)
 
-    client = start(run, lanes=2)
+    client = start(run, drivers=2)
     client.send(pack_job(0, make_job(0)))
     begun = [client.receive("begin")[0]]
     client.send(pack_job(1, make_job(1)))
@@ -236,7 +242,7 @@ def test_two_lanes_have_a_batch_each_in_progress(start: Start) -> None:
     assert {client.receive("result")[0]["id"] for _ in range(2)} == {0, 1}
 
 
-def test_one_lane_that_is_stuck_is_enough(start: Start) -> None:
+def test_one_driver_that_is_stuck_is_enough(start: Start) -> None:
     running, go_on = Event(), Event()
 
     def run(jobs: Sequence[Job]) -> list[Outcome]:
@@ -245,7 +251,7 @@ def test_one_lane_that_is_stuck_is_enough(start: Start) -> None:
             go_on.wait(30)
         return run_well(jobs)
 
-    client = start(run, lanes=2)
+    client = start(run, drivers=2)
     client.send(pack_job(1, make_job(1)))
     assert running.wait(30)
     client.send(pack_job(2, make_job(2)))

@@ -1,0 +1,121 @@
+"""How the batches in progress at once share a device. No torch, no threads: numbers."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import Protocol
+
+_GPU_DRIVERS = (
+    2  # one batch computes while the next one's pictures come, and the last one's maps go
+)
+_MAX_CPU_DRIVERS = 4  # each keeps threads of its own for all cores
+_WORTH_S = 0.02  # of a core's time: less than that waits for company while something else runs
+_LATELY = 0.2  # weight of the last batch in what a row costs
+
+
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """At most so many rows for the next batch, and the cores it may use."""
+
+    rows: int
+    cores: int
+
+
+class Sharing(Protocol):
+    """What a queue asks for each of its drivers, the threads that run its batches.
+
+    Attributes:
+        drivers: batches that are worth having in progress at once.
+        max_rows: in a batch.
+        patience_s: the longest that ``portion`` lets a row wait for company while something runs.
+        clock: tells what a batch takes of the device, in seconds; of the thread that asks.
+    """
+
+    drivers: int
+    max_rows: int
+    patience_s: float
+    clock: Callable[[], float]
+
+    def portion(
+        self, model: str | None, waiting: int, waited_s: float, running: Sequence[int]
+    ) -> Portion | None:
+        """What the next batch gets.
+
+        Args:
+            model: of the row that is next; None: a slow job's step.
+            waiting: rows and slow jobs in all, at least 1.
+            waited_s: how long that row has.
+            running: the cores of each batch in progress.
+
+        Returns:
+            None: nothing for now.
+        """
+
+    def learn(self, model: str, rows: int, core_seconds: float) -> None:
+        """Note what a batch of fast rows took."""
+
+
+class WholeDevice:
+    """A GPU: each batch has all of it, and the more rows the better."""
+
+    patience_s = 0.0
+    clock = staticmethod(time.monotonic)
+
+    def __init__(self, max_rows: int, drivers: int = _GPU_DRIVERS) -> None:
+        self.max_rows = max_rows
+        self.drivers = drivers
+
+    def portion(
+        self, model: str | None, waiting: int, waited_s: float, running: Sequence[int]
+    ) -> Portion | None:
+        """All that waits; there are no more drivers than batches that may run."""
+        del model, waited_s, running
+        return Portion(min(waiting, self.max_rows), 1)
+
+    def learn(self, model: str, rows: int, core_seconds: float) -> None:
+        """Nothing depends on it."""
+
+
+class SharedCores:
+    """A processor: rows that wait are dealt out to its cores, and a row alone has all of them.
+
+    Cores that compute one batch together wait for one another behind each layer, and for the one
+    that an http process borrows in the meantime; light layers are done before it was worth waking
+    anybody. So each batch gets few cores, but those only if there is enough to do: rows of a light
+    model are cheaper together.
+
+    Args:
+        max_rows: in all batches together.
+        cores: that there are.
+    """
+
+    patience_s = _WORTH_S
+    clock = staticmethod(time.thread_time)  # what else runs on the core is not the batch's
+
+    def __init__(self, max_rows: int, cores: int) -> None:
+        self.drivers = min(cores, _MAX_CPU_DRIVERS)
+        self.max_rows = ceil(max_rows / self.drivers)
+        self._cores = cores
+        self._row_s: dict[str, float] = {}  # what a model's row costs, in core-seconds
+
+    def portion(
+        self, model: str | None, waiting: int, waited_s: float, running: Sequence[int]
+    ) -> Portion | None:
+        """A fair part for a driver, if it is worth a core."""
+        free = self._cores - sum(running)
+        idle = self.drivers - len(running)
+        if not free or not idle:
+            return None
+        worth = waiting * self._row_s.get(model or "", 1.0) / _WORTH_S  # so many cores
+        if waited_s >= _WORTH_S or not running:
+            worth = max(1.0, worth)
+        parts = min(int(worth), waiting, idle, free)
+        if not parts:
+            return None
+        return Portion(min(ceil(waiting / parts), self.max_rows), min(ceil(worth), free) // parts)
+
+    def learn(self, model: str, rows: int, core_seconds: float) -> None:
+        """The next rows of this model will cost about as much."""
+        row_s = core_seconds / rows
+        self._row_s[model] = (1 - _LATELY) * self._row_s.get(model, row_s) + _LATELY * row_s

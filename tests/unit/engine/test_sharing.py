@@ -1,0 +1,106 @@
+"""What a batch gets of a device, beside others."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.engine.sharing import Portion, SharedCores, WholeDevice
+
+LIGHT_S = 0.004  # of a core, for a row
+
+
+def cores_with_a_light_model() -> SharedCores:
+    sharing = SharedCores(max_rows=16, cores=2)
+    sharing.learn("light", 1, LIGHT_S)
+    return sharing
+
+
+def test_on_a_gpu_each_batch_takes_all_that_waits() -> None:
+    sharing = WholeDevice(max_rows=16)
+    assert sharing.drivers == 2
+    assert sharing.portion("m", 9, 0, []) == Portion(9, 1)
+    assert sharing.portion("m", 40, 0, [1]) == Portion(16, 1)
+
+
+def test_a_row_alone_has_all_cores() -> None:
+    assert SharedCores(max_rows=16, cores=8).portion("m", 1, 0, []) == Portion(1, 8)
+
+
+def test_rows_are_dealt_out_to_the_drivers_that_are_idle() -> None:
+    sharing = SharedCores(max_rows=16, cores=8)
+    assert sharing.drivers == 4
+    assert sharing.portion("m", 6, 0, []) == Portion(2, 2)
+    assert sharing.portion("m", 4, 0, [2]) == Portion(2, 2)
+    assert sharing.portion("m", 2, 0, [2, 2]) == Portion(1, 2)
+    assert sharing.portion("m", 1, 0, [2, 2, 2]) == Portion(1, 2)
+    assert sharing.portion("m", 5, 0, [2, 2, 2, 2]) is None
+
+
+def test_nothing_begins_while_one_row_has_all_cores() -> None:
+    assert SharedCores(max_rows=16, cores=2).portion("m", 3, 9, [2]) is None
+
+
+def test_all_batches_together_have_no_more_rows_than_one_could() -> None:
+    sharing = SharedCores(max_rows=15, cores=2)
+    assert sharing.max_rows == 8
+    assert sharing.portion("m", 40, 0, []) == Portion(8, 1)
+    assert SharedCores(max_rows=1, cores=2).max_rows == 1
+
+
+def test_rows_of_a_light_model_stay_together_on_one_core() -> None:
+    sharing = cores_with_a_light_model()
+    assert sharing.portion("light", 1, 0, []) == Portion(1, 1)
+    assert sharing.portion("light", 4, 0, []) == Portion(4, 1)
+    assert sharing.portion("heavy", 4, 0, []) == Portion(2, 1)
+
+
+def test_many_rows_of_a_light_model_are_dealt_out_too() -> None:
+    assert cores_with_a_light_model().portion("light", 12, 0, []) == Portion(6, 1)
+
+
+def test_a_light_row_waits_for_company_beside_another_batch_but_not_for_long() -> None:
+    sharing = cores_with_a_light_model()
+    assert sharing.portion("light", 3, 0.001, [1]) is None
+    assert sharing.portion("light", 3, sharing.patience_s, [1]) == Portion(3, 1)
+    assert sharing.portion("light", 6, 0.001, [1]) == Portion(6, 1)  # it is worth a core
+
+
+def test_a_slow_jobs_step_has_the_cores_that_nobody_else_waits_for() -> None:
+    sharing = SharedCores(max_rows=16, cores=2)
+    assert sharing.portion(None, 1, 0, []) == Portion(1, 2)
+    assert sharing.portion(None, 2, 0, []) == Portion(1, 1)
+
+
+def test_what_a_row_costs_follows_the_batches_slowly() -> None:
+    sharing = cores_with_a_light_model()
+    sharing.learn("light", 1, 1.0)  # a disturbance
+    sharing.learn("light", 1, LIGHT_S)
+    assert sharing.portion("light", 1, 0, []) == Portion(1, 2)
+    for _ in range(20):
+        sharing.learn("light", 2, 2 * LIGHT_S)
+    assert sharing.portion("light", 1, 0, []) == Portion(1, 1)
+
+
+@given(
+    st.integers(1, 64),
+    st.integers(1, 64),
+    st.lists(st.integers(1, 50), min_size=1, max_size=30),
+    st.floats(1e-4, 10),
+)
+def test_cores_and_drivers_suffice_for_all_batches_and_something_always_runs(
+    cores: int, max_rows: int, arrivals: list[int], row_s: float
+) -> None:
+    sharing = SharedCores(max_rows, cores)
+    sharing.learn("m", 1, row_s)
+    running: list[int] = []
+    waiting = 0
+    for rows in arrivals:
+        waiting += rows
+        while waiting and (portion := sharing.portion("m", waiting, 0, running)):
+            assert 1 <= portion.rows <= min(waiting, sharing.max_rows)
+            assert portion.cores >= 1
+            waiting -= portion.rows
+            running.append(portion.cores)
+        assert running
+        assert sum(running) <= cores
+        assert len(running) <= sharing.drivers
+        running.pop(0)
