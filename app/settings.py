@@ -35,7 +35,9 @@ class Settings(BaseSettings):
     allow_factories: bool = Field(
         default=False, description="models may be built by Python files of the models folder"
     )
-    max_batch_size: int = Field(16, ge=1, le=1024, description="rows that share a trunk pass")
+    max_batch_size: int = Field(
+        16, ge=1, le=1024, description="pictures of a batch; on a CPU of all in progress"
+    )
     max_wait_ms: float = Field(
         0, ge=0, le=1000, description="wait for company before a batch starts"
     )

@@ -1,4 +1,4 @@
-"""Which batch size and precision suit a model on this machine? Measured, as it would be served."""
+"""Which batch size and precision suit a model on this machine? Measured, a batch by all cores.
 
 import statistics
 import time
