@@ -1,4 +1,4 @@
-"""Which batch size and precision suit a model on this machine? Measured, a batch by all cores.
+"""Which batch size and precision suit a model on this machine? A batch by all cores tells."""
 
 import statistics
 import time
