@@ -14,6 +14,7 @@ from app.engine.batching import Batch, BatchQueue, Entry, Outcome
 from app.engine.sharing import SharedCores, WholeDevice
 from app.errors import DeadlineExceeded
 from app.types import Job
+from tests.server import wait_for
 
 PIXELS = np.zeros((2, 2, 3), np.uint8)
 LATER = time.monotonic() + 3600
@@ -209,6 +210,12 @@ def test_rows_that_wait_are_dealt_out_to_two_drivers() -> None:
     assert [(ids(batch), batch.cores) for batch in batches] == [([0, 1, 2], 1), ([3, 4], 1)]
 
 
+def waiting(queue: BatchQueue) -> int:
+    """Threads that do."""
+    with queue._changed:
+        return len(queue._changed._waiters)  # type: ignore[attr-defined]
+
+
 def test_of_idle_drivers_the_first_one_goes_on() -> None:
     queue, taken = BatchQueue(WholeDevice(1)), Queue[str]()
     go_on = Queue[None]()
@@ -228,8 +235,13 @@ def test_of_idle_drivers_the_first_one_goes_on() -> None:
     for _ in drivers:
         go_on.put(None)
     queue.wait_until_free("m", "v")
-    for job_id in range(10):
-        queue.put(make_entry(job_id))
+    for turn in range(10):
+        for _ in range(turn % 2):  # the first in the line goes to its end
+            wait_for(lambda: waiting(queue) == 2)
+            with queue._changed:
+                queue._changed.notify(1)
+        wait_for(lambda: waiting(queue) == 2)
+        queue.put(make_entry(turn))
         assert taken.get(timeout=30) == "a"
         go_on.put(None)
         queue.wait_until_free("m", "v")
