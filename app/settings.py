@@ -36,7 +36,7 @@ class Settings(BaseSettings):
         default=False, description="models may be built by Python files of the models folder"
     )
     max_batch_size: int = Field(
-        16, ge=1, le=1024, description="pictures of a batch; on a CPU of all in progress"
+        16, ge=1, le=1024, description="pictures of a batch; on a CPU, of all batches in progress"
     )
     max_wait_ms: float = Field(
         0, ge=0, le=1000, description="wait for company before a batch starts"

@@ -11,6 +11,7 @@ _GPU_DRIVERS = (
 )
 _MAX_CPU_DRIVERS = 4  # each keeps threads of its own for all cores
 _WORTH_S = 0.02  # of a core's time: less than that waits for company while something else runs
+_UNKNOWN_S = 1.0  # of a core, for a row of a model that has not run yet: heavy
 _LATELY = 0.2  # weight of the last batch in what a row costs
 
 
@@ -94,8 +95,8 @@ class SharedCores:
     clock = staticmethod(time.thread_time)  # what else runs on the core is not the batch's
 
     def __init__(self, max_rows: int, cores: int) -> None:
-        self.drivers = min(cores, _MAX_CPU_DRIVERS)
-        self.max_rows = ceil(max_rows / self.drivers)
+        self.drivers = min(cores, max_rows, _MAX_CPU_DRIVERS)
+        self.max_rows = max_rows // self.drivers
         self._cores = cores
         self._row_s: dict[str, float] = {}  # what a model's row costs, in core-seconds
 
@@ -107,7 +108,7 @@ class SharedCores:
         idle = self.drivers - len(running)
         if not free or not idle:
             return None
-        worth = waiting * self._row_s.get(model or "", 1.0) / _WORTH_S  # so many cores
+        worth = waiting * self._row_s.get(model or "", _UNKNOWN_S) / _WORTH_S  # so many cores
         if waited_s >= _WORTH_S or not running:
             worth = max(1.0, worth)
         parts = min(int(worth), waiting, idle, free)

@@ -198,7 +198,6 @@ def test_a_model_that_goes_gives_its_memory_back() -> None:
 
 _LOST = """
 import torch
-from app.engine.batching import Entry
 from app.engine.device import Device
 device = torch.device("cuda:0")
 with Device(device).turn():

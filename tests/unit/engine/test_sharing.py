@@ -41,9 +41,11 @@ def test_nothing_begins_while_one_row_has_all_cores() -> None:
 
 def test_all_batches_together_have_no_more_rows_than_one_could() -> None:
     sharing = SharedCores(max_rows=15, cores=2)
-    assert sharing.max_rows == 8
-    assert sharing.portion("m", 40, 0, []) == Portion(8, 1)
-    assert SharedCores(max_rows=1, cores=2).max_rows == 1
+    assert sharing.portion("m", 40, 0, []) == Portion(7, 1)
+    assert sharing.portion("m", 33, 0, [1]) == Portion(7, 1)
+    one_at_a_time = SharedCores(max_rows=1, cores=2)
+    assert one_at_a_time.drivers == 1
+    assert one_at_a_time.portion("m", 40, 0, []) == Portion(1, 2)
 
 
 def test_rows_of_a_light_model_stay_together_on_one_core() -> None:
@@ -103,4 +105,5 @@ def test_cores_and_drivers_suffice_for_all_batches_and_something_always_runs(
         assert running
         assert sum(running) <= cores
         assert len(running) <= sharing.drivers
+        assert sharing.drivers * sharing.max_rows <= max_rows
         running.pop(0)
