@@ -93,12 +93,17 @@ class Runner:
         self._warm_up(model)
 
     def _warm_up(self, model: Model) -> None:
-        """The smallest and the largest batch: kernels are chosen, and the memory is known to do."""
+        """The smallest and the largest batch: kernels are chosen, and the memory is known to do.
+
+        A row alone has all cores of a processor, a large batch one of them.
+        """
         pixels = np.full((*model.preprocess.crop, 3), 127, np.uint8)
         job = Job(
             model="", version="", pixels=pixels, deadline=0, classes=("top1",), methods=("gradcam",)
         )
-        for rows in (1, self._max_batch_size):
+        largest = self.device.sharing(self._max_batch_size).max_rows
+        for rows, cores in ((largest, 1), (1, None)):
+            self.device.use_cores(cores)
             run(model, [job] * rows)
 
 

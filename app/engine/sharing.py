@@ -11,6 +11,8 @@ _GPU_DRIVERS = (
 )
 _MAX_CPU_DRIVERS = 4  # each keeps threads of its own for all cores
 _WORTH_S = 0.02  # of a core's time: less than that waits for company while something else runs
+_ENOUGH_S = 0.04  # of each of its cores: a batch of more rows is no cheaper, and they wait longer
+_FEW = 2  # rows for each core are always worth it
 _UNKNOWN_S = 1.0  # of a core, for a row of a model that has not run yet: heavy
 _LATELY = 0.2  # weight of the last batch in what a row costs
 
@@ -84,7 +86,8 @@ class SharedCores:
     Cores that compute one batch together wait for one another behind each layer, and for the one
     that an http process borrows in the meantime; light layers are done before it was worth waking
     anybody. So each batch gets few cores, but those only if there is enough to do: rows of a light
-    model are cheaper together.
+    model are cheaper together. Nothing is gained beyond a few tens of milliseconds, and who waits
+    for an answer would wait for the whole batch.
 
     Args:
         max_rows: in all batches together.
@@ -108,13 +111,16 @@ class SharedCores:
         idle = self.drivers - len(running)
         if not free or not idle:
             return None
-        worth = waiting * self._row_s.get(model or "", _UNKNOWN_S) / _WORTH_S  # so many cores
+        row_s = self._row_s.get(model or "", _UNKNOWN_S)
+        worth = waiting * row_s / _WORTH_S  # so many cores
         if waited_s >= _WORTH_S or not running:
             worth = max(1.0, worth)
         parts = min(int(worth), waiting, idle, free)
         if not parts:
             return None
-        return Portion(min(ceil(waiting / parts), self.max_rows), min(ceil(worth), free) // parts)
+        cores = min(ceil(worth), free) // parts
+        enough = cores * max(_FEW, ceil(_ENOUGH_S / row_s))
+        return Portion(min(ceil(waiting / parts), self.max_rows, enough), cores)
 
     def learn(self, model: str, rows: int, core_seconds: float) -> None:
         """The next rows of this model will cost about as much."""

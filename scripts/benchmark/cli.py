@@ -5,6 +5,7 @@
   scripts/bench --engine        what the models alone can do, without HTTP
   scripts/bench --gpu           an NVIDIA GPU, without HTTP and behind it; about four minutes
   scripts/bench --sweep         the peers' best settings
+  scripts/bench --against A     camserve and a peer, or another checkout's folder, loaded in turns
   scripts/bench --report A,B    tables and plot of earlier runs together, measuring nothing
 
 Results: docs/benchmarks/NAME.json, NAME.md and NAME.png.
@@ -18,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmark import environments, gpu, machine, processes, rounds
+from benchmark import environments, gpu, machine, processes, rounds, turns
 from benchmark.cells import Cell, cells
 from benchmark.contenders import CONTENDERS, PEERS
 from benchmark.pictures import SIZES
@@ -77,6 +78,8 @@ def main() -> None:
             run_sweep(arguments)
         elif arguments.gpu:
             run_gpu(arguments)
+        elif arguments.against:
+            run_in_turns(arguments)
         else:
             write(arguments.out, measured(arguments))
 
@@ -116,11 +119,41 @@ def run_gpu(arguments: argparse.Namespace) -> None:
     print(text)
 
 
+def run_in_turns(arguments: argparse.Namespace) -> None:
+    """Two servers, in turns."""
+    described = machine.describe()
+    if arguments.against in PEERS:
+        environments.make_base()
+        environments.make_peer(arguments.against)
+    plan = turns.Plan(
+        first=arguments.against,
+        second="camserve",
+        models=arguments.models,
+        cells=cells_of(arguments),
+        rounds=arguments.rounds,
+        seconds=arguments.seconds,
+    )
+    content = {
+        "name": arguments.name,
+        "command": " ".join(["scripts/bench", *sys.argv[1:]]),
+        "machine": described,
+        "settings": {"rounds": plan.rounds, "seconds": plan.seconds},
+        "rows": turns.measured(plan),
+    }
+    text = turns.as_markdown(content)
+    save(arguments.out, content).with_suffix(".md").write_text(text)
+    print(text)
+
+
+def cells_of(arguments: argparse.Namespace) -> list[Cell]:
+    return cells(arguments.what, arguments.pictures, arguments.clients, arguments.open)
+
+
 def plan_of(arguments: argparse.Namespace, contenders: Sequence[str]) -> rounds.Plan:
     return rounds.Plan(
         contenders=contenders,
         models=arguments.models,
-        cells=cells(arguments.what, arguments.pictures, arguments.clients, arguments.open),
+        cells=cells_of(arguments),
         rounds=arguments.rounds,
         seconds=arguments.seconds,
     )
@@ -213,6 +246,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     for flag in ("quick", "engine", "gpu", "sweep"):
         kinds.add_argument(f"--{flag}", action="store_true")
     kinds.add_argument("--report", type=_words, metavar="NAMES")
+    kinds.add_argument("--against", metavar="SERVER")
     parser.add_argument("--name", help="of the result files; full, quick, engine, … if absent")
     parser.add_argument("--out", type=Path, default=RESULTS, help="their folder")
     for name, value in _ALL.items():
@@ -224,6 +258,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         for word in getattr(found, name):
             if word not in known:
                 parser.error(f"--{name}: {word!r} is none of {', '.join(known)}")
+    if found.against and not turns.is_known(found.against):
+        parser.error(f"--against: {found.against!r} is neither a server nor a checkout's folder")
     return found
 
 
@@ -235,7 +271,7 @@ def _complete(found: argparse.Namespace, defaults: Mapping[str, Any]) -> None:
         setattr(found, name, _words(getattr(found, name)))
     for name in ("clients", "open", "http"):
         setattr(found, name, tuple(int(word) for word in _words(getattr(found, name))))
-    kinds = ("quick", "engine", "gpu", "sweep", "report")
+    kinds = ("quick", "engine", "gpu", "sweep", "report", "against")
     found.name = found.name or next((kind for kind in kinds if getattr(found, kind)), "full")
 
 

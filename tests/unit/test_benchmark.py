@@ -18,7 +18,7 @@ from tests.pictures import encode, make_picture
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from benchmark import cli, environments, gpu, processes  # noqa: E402 - a package of scripts/
+from benchmark import cli, environments, gpu, processes, turns  # noqa: E402 - a package of scripts/
 from benchmark.agreement import difference, disagreement, overlay  # noqa: E402
 from benchmark.cells import Cell, cells  # noqa: E402
 from benchmark.connection import Connection  # noqa: E402
@@ -326,6 +326,37 @@ def test_flags_are_checked_and_quick_is_small(capsys: pytest.CaptureFixture[str]
     with pytest.raises(SystemExit):
         cli.parse(["--models", "resnet51"])
     assert "'resnet51'" in capsys.readouterr().err
+
+
+def test_two_servers_in_turns_are_compared_round_by_round() -> None:
+    rates = [
+        (10.0, 11.0),
+        (20.0, 24.0),
+        (30.0, 39.0),
+    ]  # the machine drifts by more than they differ
+    rows = [
+        make_row("", r, n, server=k) for n, pair in enumerate(rates) for k, r in enumerate(pair)
+    ]
+
+    text = turns.as_markdown(make_results(rows))
+
+    assert "| 20, 24 | 1.20 (1.10 to 1.30) |" in text
+    assert "| 2.0, 2.0 |" in text  # core-milliseconds
+
+
+def test_the_other_server_is_a_peer_or_another_checkout(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert turns.contender("ray_torchcam").title == "Ray Serve + torchcam"
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "main.py").touch()
+    assert cli.parse(["--against", str(tmp_path)]).name == "against"
+    other = turns.contender(str(tmp_path))
+    assert other.command_for("resnet50", 8000)[:3] == ["env", "-C", str(tmp_path)]
+    assert not other.is_peer
+    with pytest.raises(SystemExit):
+        cli.parse(["--against", "nowhere"])
+    assert "'nowhere'" in capsys.readouterr().err
 
 
 def test_a_process_is_ended_with_all_that_it_started() -> None:

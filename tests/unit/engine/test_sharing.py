@@ -41,8 +41,9 @@ def test_nothing_begins_while_one_row_has_all_cores() -> None:
 
 def test_all_batches_together_have_no_more_rows_than_one_could() -> None:
     sharing = SharedCores(max_rows=15, cores=2)
-    assert sharing.portion("m", 40, 0, []) == Portion(7, 1)
-    assert sharing.portion("m", 33, 0, [1]) == Portion(7, 1)
+    sharing.learn("light", 1, LIGHT_S)
+    assert sharing.portion("light", 40, 0, []) == Portion(7, 1)
+    assert sharing.portion("light", 33, 0, [1]) == Portion(7, 1)
     one_at_a_time = SharedCores(max_rows=1, cores=2)
     assert one_at_a_time.drivers == 1
     assert one_at_a_time.portion("m", 40, 0, []) == Portion(1, 2)
@@ -57,6 +58,15 @@ def test_rows_of_a_light_model_stay_together_on_one_core() -> None:
 
 def test_many_rows_of_a_light_model_are_dealt_out_too() -> None:
     assert cores_with_a_light_model().portion("light", 12, 0, []) == Portion(6, 1)
+
+
+def test_a_batch_is_no_larger_than_gains_anything() -> None:
+    sharing = SharedCores(max_rows=64, cores=8)
+    sharing.learn("middling", 1, 0.010)
+    assert sharing.portion("middling", 64, 0, []) == Portion(8, 2)  # 40 ms of each core
+    assert sharing.portion("middling", 64, 0, [5]) == Portion(4, 1)
+    assert sharing.portion("heavy", 64, 0, []) == Portion(4, 2)  # two rows for each core
+    assert sharing.portion("heavy", 64, 0, [5]) == Portion(2, 1)
 
 
 def test_a_light_row_waits_for_company_beside_another_batch_but_not_for_long() -> None:

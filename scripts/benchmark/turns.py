@@ -1,0 +1,133 @@
+"""Two servers that run at once and are loaded in turns: what drifts on a machine hits both alike.
+
+The second is compared with the first, which is a server by its name, or another checkout of this
+repository by its folder: what a change does to speed. An open loop offers both the same rate, a
+part of what the first has just reached.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmark.cells import Cell
+from benchmark.contenders import CONTENDERS, Contender
+from benchmark.pictures import make_pictures
+from benchmark.places import WORK
+from benchmark.report import table
+from benchmark.rounds import measure_cell
+from benchmark.servers import Server, serving
+from benchmark.statistics import Spread
+
+_PICTURES = WORK / "pictures"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to measure: ``cells`` of ``models`` on both servers."""
+
+    first: str
+    second: str
+    models: Sequence[str]
+    cells: Sequence[Cell]
+    rounds: int
+    seconds: float
+
+
+def is_known(word: str) -> bool:
+    """Whether it names a server or a folder with a checkout."""
+    return word in CONTENDERS or (Path(word) / "app" / "main.py").is_file()
+
+
+def contender(word: str) -> Contender:
+    """A server by its name, or camserve as it is in another folder."""
+    if word in CONTENDERS:
+        return CONTENDERS[word]
+    own, folder = CONTENDERS["camserve"], Path(word).resolve()
+    return replace(
+        own, name=f"camserve-{folder.name}", command=("env", "-C", str(folder), *own.command)
+    )
+
+
+def measured(plan: Plan) -> list[dict[str, Any]]:
+    """Both servers' figures, one for each model, round, cell and server."""
+    return [
+        row for model in plan.models for what in _whats(plan) for row in _model(plan, model, what)
+    ]
+
+
+def _whats(plan: Plan) -> Sequence[str]:
+    return list(dict.fromkeys(cell.what for cell in plan.cells))
+
+
+def _model(plan: Plan, model: str, what: str) -> list[dict[str, Any]]:
+    """Servers that answer one kind of request at a time are started for each."""
+    picture = make_pictures(_PICTURES, "0.24")[0].read_bytes()
+    cells = [cell for cell in plan.cells if cell.what == what]
+    rows: list[dict[str, Any]] = []
+    with ExitStack() as stack:
+        pair = [
+            stack.enter_context(serving(contender(word), model, what, picture))
+            for word in (plan.first, plan.second)
+        ]
+        for number in range(plan.rounds):
+            rates: dict[Cell, float] = {}  # of the first, for both
+            for cell in cells:
+                found = _in_turn(pair, cell, plan.seconds, rates, backwards=number % 2 == 1)
+                place = {"model": model, "cell": cell.key, "round": number}
+                rows += [{**place, "server": n, **figures} for n, figures in enumerate(found)]
+                if cell.percent is None:
+                    rates[cell] = found[0]["rate"]
+                print(
+                    f"  {model}, {cell.key:34}", *(f"{f['rate']:8.2f}/s" for f in found), flush=True
+                )
+    return rows
+
+
+def _in_turn(
+    pair: Sequence[Server],
+    cell: Cell,
+    seconds: float,
+    rates: dict[Cell, float],
+    *,
+    backwards: bool,
+) -> list[dict[str, Any]]:
+    order = reversed(range(2)) if backwards else range(2)
+    found = {n: measure_cell(pair[n], cell, seconds, rates) for n in order}
+    return [found[0], found[1]]
+
+
+def as_markdown(results: Mapping[str, Any]) -> str:
+    """Medians of both servers, and of the ratios of each round."""
+    rows: dict[tuple[str, str], dict[int, list[dict[str, Any]]]] = {}
+    for row in results["rows"]:
+        servers = rows.setdefault((row["model"], row["cell"]), {0: [], 1: []})
+        servers[row["server"]].append(row)
+    lines = [[model, cell, *_columns(found[0], found[1])] for (model, cell), found in rows.items()]
+    head = ["model", "cell", "answers/s", "ratio", "p50 ms", "ratio", "p99 ms", "ratio", "core-ms"]
+    machine, settings = results["machine"], results["settings"]
+    told = (
+        f"{machine['processor']}, {machine['cores']} cores; torch {machine['torch']};"
+        f" {machine['when']}. `{results['command']}`: {settings['rounds']} rounds of"
+        f" {settings['seconds']:g} s a cell, both servers at once, loaded in turns. Medians; a"
+        " ratio is of a round's two figures, in brackets the extremes. How it is measured:"
+        " [README](README.md)."
+    )
+    return "\n\n".join([f"# {results['name']}", told, table(head, lines)]) + "\n"
+
+
+def _columns(first: Sequence[dict[str, Any]], second: Sequence[dict[str, Any]]) -> list[str]:
+    rates = _pair([r["rate"] for r in first], [r["rate"] for r in second])
+    p50 = _pair([r["latency_ms"]["p50"] for r in first], [r["latency_ms"]["p50"] for r in second])
+    p99 = _pair([r["latency_ms"]["p99"] for r in first], [r["latency_ms"]["p99"] for r in second])
+    core = [
+        Spread.of([sum(r["core_ms"].values()) for r in side]).median for side in (first, second)
+    ]
+    return [*rates, *p50, *p99, f"{core[0]:.1f}, {core[1]:.1f}"]
+
+
+def _pair(first: Sequence[float], second: Sequence[float]) -> list[str]:
+    ratios = Spread.of([b / a for a, b in zip(first, second, strict=True) if a])
+    told = f"{Spread.of(first).median:.3g}, {Spread.of(second).median:.3g}"
+    return [told, f"{ratios.median:.2f} ({ratios.low:.2f} to {ratios.high:.2f})"]
