@@ -52,7 +52,7 @@ _QUICK: Mapping[str, Any] = {
 _HELP = {
     "peers": "servers, camserve's own among them",
     "models": "of " + ", ".join(NAMES),
-    "what": "explain, predict",
+    "what": "explain (an overlay), predict; heatmap (the map alone), which camserve has for itself",
     "pictures": "megapixels",
     "clients": "of closed loops; all with the usual picture, 16 with all pictures",
     "open": "open loops, in percent of the rate that 16 clients reach; empty for none",
@@ -61,7 +61,7 @@ _HELP = {
     "http": "with --gpu: numbers of http processes",
     "precision": "with --gpu: that is served",
 }
-_WHATS = ("explain", "predict")
+_WHATS = ("explain", "heatmap", "predict")
 _START_S, _AROUND_S = 12, 2.5  # a server's start; warming up and draining, for each cell
 
 

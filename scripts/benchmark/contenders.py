@@ -11,7 +11,8 @@ from benchmark.places import MODELS, ROOT, WORK
 class Contender:
     """A server.
 
-    ``command`` has the fields ``port`` and ``model``; ``paths`` what is posted where;
+    ``command`` has the fields ``port`` and ``model``; ``paths`` what is posted where:
+    ``explain`` gives the map drawn over the picture, ``heatmap`` the map alone;
     ``serves_both``: one start answers predict and explain.
     """
 
@@ -52,7 +53,11 @@ def _camserve(name: str, title: str, *flags: str) -> Contender:
         name,
         title,
         (*serve, "--models-dir", str(MODELS), *flags),
-        {"explain": "/api/v1/explain?output=overlay", "predict": "/api/v1/predict"},
+        {
+            "explain": "/api/v1/explain?output=overlay",
+            "heatmap": "/api/v1/explain",
+            "predict": "/api/v1/predict",
+        },
     )
 
 

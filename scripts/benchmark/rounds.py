@@ -45,10 +45,11 @@ class Plan:
 
 
 def _groups(contender: Contender, cells: Sequence[Cell]) -> list[list[Cell]]:
+    answered = [cell for cell in cells if cell.what in contender.paths]
     if contender.serves_both:
-        return [list(cells)]
-    whats = dict.fromkeys(cell.what for cell in cells)
-    return [[cell for cell in cells if cell.what == what] for what in whats]
+        return [answered] if answered else []
+    whats = dict.fromkeys(cell.what for cell in answered)
+    return [[cell for cell in answered if cell.what == what] for what in whats]
 
 
 class Results:
