@@ -229,7 +229,8 @@ class BatchQueue:
             if batch.contested:
                 self._account(core_seconds, slow=job.slow)
             if not job.slow:
-                self._sharing.learn(job.model, len(batch.entries), core_seconds)
+                more = bool(self._batches or len(self))
+                self._sharing.learn(job.model, len(batch.entries), core_seconds, more=more)
 
     def _account(self, seconds: float, *, slow: bool) -> None:
         earned = -seconds if slow else seconds * _SLOW_SHARE / (1 - _SLOW_SHARE)

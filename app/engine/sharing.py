@@ -14,7 +14,8 @@ _WORTH_S = 0.02  # of a core's time: less than that waits for company while some
 _ENOUGH_S = 0.04  # of each of its cores: a batch of more rows is no cheaper, and they wait longer
 _FEW = 2  # rows for each core are always worth it
 _UNKNOWN_S = 1.0  # of a core, for a row of a model that has not run yet: heavy
-_LATELY = 0.2  # weight of the last batch in what a row costs
+_CROWDED = 0.5  # of the last batches: others ran or waited at their end
+_LATELY = 0.2  # weight of the last batch in what is known of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +56,15 @@ class Sharing(Protocol):
             None: nothing for now.
         """
 
-    def learn(self, model: str, rows: int, core_seconds: float) -> None:
-        """Note what a batch of fast rows took."""
+    def learn(self, model: str, rows: int, core_seconds: float, *, more: bool) -> None:
+        """Note what a batch of fast rows took.
+
+        Args:
+            model: of its rows.
+            rows: how many.
+            core_seconds: of the device.
+            more: whether others ran or waited at its end.
+        """
 
 
 class WholeDevice:
@@ -76,12 +84,14 @@ class WholeDevice:
         del model, waited_s, running
         return Portion(min(waiting, self.max_rows), 1)
 
-    def learn(self, model: str, rows: int, core_seconds: float) -> None:
+    def learn(self, model: str, rows: int, core_seconds: float, *, more: bool) -> None:
         """Nothing depends on it."""
 
 
 class SharedCores:
     """A processor: rows that wait are dealt out to its cores, and a row alone has all of them.
+
+    Unless it is seldom alone: then those that come meanwhile want cores, too.
 
     Cores that compute one batch together wait for one another behind each layer, and for the one
     that an http process borrows in the meantime; light layers are done before it was worth waking
@@ -102,6 +112,7 @@ class SharedCores:
         self.max_rows = max_rows // self.drivers
         self._cores = cores
         self._row_s: dict[str, float] = {}  # what a model's row costs, in core-seconds
+        self._crowd = 0.0  # the part of the last batches at whose end there was more to do
 
     def portion(
         self, model: str | None, waiting: int, waited_s: float, running: Sequence[int]
@@ -119,10 +130,13 @@ class SharedCores:
         if not parts:
             return None
         cores = min(ceil(worth), free) // parts
+        if model is not None and self._crowd > _CROWDED:
+            cores = min(cores, self._cores // self.drivers)  # others will come meanwhile
         enough = cores * max(_FEW, ceil(_ENOUGH_S / row_s))
         return Portion(min(ceil(waiting / parts), self.max_rows, enough), cores)
 
-    def learn(self, model: str, rows: int, core_seconds: float) -> None:
-        """The next rows of this model will cost about as much."""
+    def learn(self, model: str, rows: int, core_seconds: float, *, more: bool) -> None:
+        """The next rows of this model will cost about as much, and have as much company."""
+        self._crowd += _LATELY * (more - self._crowd)
         row_s = core_seconds / rows
         self._row_s[model] = (1 - _LATELY) * self._row_s.get(model, row_s) + _LATELY * row_s

@@ -250,10 +250,30 @@ def test_of_idle_drivers_the_first_one_goes_on() -> None:
         driver.join(30)
 
 
+def test_a_batch_tells_whether_there_was_more_to_do_at_its_end() -> None:
+    told: list[bool] = []
+
+    class Listening(WholeDevice):
+        def learn(self, model: str, rows: int, core_seconds: float, *, more: bool) -> None:
+            told.append(more)
+
+    queue = BatchQueue(Listening(max_rows=1))
+    for job_id in range(3):
+        queue.put(make_entry(job_id))
+    one, other = queue.batches(), queue.batches()
+    next(one)
+    next(one)  # the first batch is done, and two rows waited
+    next(other)
+    queue.close()
+    for driver in (one, other):
+        assert next(driver, None) is None
+    assert told == [True, True, False]  # the other driver's ran when the second was done
+
+
 def test_a_light_row_beside_a_batch_in_progress_waits_for_company_and_then_goes() -> None:
     sharing = SharedCores(max_rows=4, cores=2)
     for model in "ab":
-        sharing.learn(model, 1, 1e-4)
+        sharing.learn(model, 1, 1e-4, more=False)
     queue = BatchQueue(sharing)
     queue.put(make_entry(0, model="a"))
     one, other = queue.batches(), queue.batches()

@@ -10,7 +10,7 @@ LIGHT_S = 0.004  # of a core, for a row
 
 def cores_with_a_light_model() -> SharedCores:
     sharing = SharedCores(max_rows=16, cores=2)
-    sharing.learn("light", 1, LIGHT_S)
+    sharing.learn("light", 1, LIGHT_S, more=False)
     return sharing
 
 
@@ -41,7 +41,7 @@ def test_nothing_begins_while_one_row_has_all_cores() -> None:
 
 def test_all_batches_together_have_no_more_rows_than_one_could() -> None:
     sharing = SharedCores(max_rows=15, cores=2)
-    sharing.learn("light", 1, LIGHT_S)
+    sharing.learn("light", 1, LIGHT_S, more=False)
     assert sharing.portion("light", 40, 0, []) == Portion(7, 1)
     assert sharing.portion("light", 33, 0, [1]) == Portion(7, 1)
     one_at_a_time = SharedCores(max_rows=1, cores=2)
@@ -62,7 +62,7 @@ def test_many_rows_of_a_light_model_are_dealt_out_too() -> None:
 
 def test_a_batch_is_no_larger_than_gains_anything() -> None:
     sharing = SharedCores(max_rows=64, cores=8)
-    sharing.learn("middling", 1, 0.010)
+    sharing.learn("middling", 1, 0.010, more=False)
     assert sharing.portion("middling", 64, 0, []) == Portion(8, 2)  # 40 ms of each core
     assert sharing.portion("middling", 64, 0, [5]) == Portion(4, 1)
     assert sharing.portion("heavy", 64, 0, []) == Portion(4, 2)  # two rows for each core
@@ -82,13 +82,24 @@ def test_a_slow_jobs_step_has_the_cores_that_nobody_else_waits_for() -> None:
     assert sharing.portion(None, 2, 0, []) == Portion(1, 1)
 
 
+def test_a_row_that_is_seldom_alone_has_its_share_of_the_cores() -> None:
+    sharing = SharedCores(max_rows=16, cores=8)
+    for _ in range(4):
+        sharing.learn("m", 1, 0.2, more=True)
+    assert sharing.portion("m", 1, 0, []) == Portion(1, 2)
+    assert sharing.portion(None, 1, 0, []) == Portion(1, 8)  # a slow job's step: it is no sign
+    for _ in range(2):
+        sharing.learn("m", 1, 0.2, more=False)
+    assert sharing.portion("m", 1, 0, []) == Portion(1, 8)
+
+
 def test_what_a_row_costs_follows_the_batches_slowly() -> None:
     sharing = cores_with_a_light_model()
-    sharing.learn("light", 1, 1.0)  # a disturbance
-    sharing.learn("light", 1, LIGHT_S)
+    sharing.learn("light", 1, 1.0, more=False)  # a disturbance
+    sharing.learn("light", 1, LIGHT_S, more=False)
     assert sharing.portion("light", 1, 0, []) == Portion(1, 2)
     for _ in range(20):
-        sharing.learn("light", 2, 2 * LIGHT_S)
+        sharing.learn("light", 2, 2 * LIGHT_S, more=False)
     assert sharing.portion("light", 1, 0, []) == Portion(1, 1)
 
 
@@ -102,7 +113,7 @@ def test_cores_and_drivers_suffice_for_all_batches_and_something_always_runs(
     cores: int, max_rows: int, arrivals: list[int], row_s: float
 ) -> None:
     sharing = SharedCores(max_rows, cores)
-    sharing.learn("m", 1, row_s)
+    sharing.learn("m", 1, row_s, more=False)
     running: list[int] = []
     waiting = 0
     for rows in arrivals:
