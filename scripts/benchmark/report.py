@@ -115,7 +115,7 @@ def _stages(lines: Sequence[Line]) -> list[str]:
     own = [line for line in lines if line.stages_ms]
     if not own:
         return []
-    names = list(own[0].stages_ms)
+    names = max((list(line.stages_ms) for line in own), key=len)  # predict draws nothing
     rows = [
         [title(line.contender), line.cell, *(f"{line.stages_ms.get(n, 0):.1f}" for n in names)]
         for line in own

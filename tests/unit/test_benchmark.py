@@ -299,6 +299,16 @@ def test_a_table_has_medians_of_rounds_and_ratios_to_camserve() -> None:
     assert as_plot(lines_of(results)).height > 50
 
 
+def test_stages_that_one_kind_of_request_has_not_are_told_of_the_others() -> None:
+    drawn = {"decode": 2.0, "render": 3.0, "total": 5.0}
+    rows = [
+        make_row("camserve", 10.0, 0),
+        make_row("camserve", 10.0, 0, cell="explain", stages_ms=drawn),
+    ]
+
+    assert "| camserve | explain | 2.0 | 3.0 | 5.0 |" in as_markdown(make_results(rows))
+
+
 def test_a_busy_machine_is_told() -> None:
     results = make_results([make_row("camserve", 10.0, 0, others_s=1.0)])  # of 2 cores, 5 s
 
