@@ -18,6 +18,8 @@ from app.types import (
     ImageInfo,
     Map,
     MethodInfo,
+    Picture,
+    Pixels,
     RegionReport,
 )
 
@@ -35,7 +37,7 @@ class Canvas:
     share a scale.
     """
 
-    shown: Image.Image | None
+    shown: Pixels | None
     info: ImageInfo
     options: ExplainOptions
     labels: tuple[str, ...]
@@ -71,7 +73,7 @@ class Canvas:
             flags=(*flags, *found.flags, *saturated),
             residual=found.residual,
             heatmap=render.heatmap(laid, style) if "heatmap" in wanted else None,
-            overlay=render.overlay(laid, self.shown, style) if self.shown else None,
+            overlay=None if self.shown is None else self._overlay(laid, self.shown, style),
             spots=self._spots(evidence) if "boxes" in wanted else None,
             with_region=self.cover is not None,
             region=None if self.cover is None else self._region(found, self.cover),
@@ -87,6 +89,9 @@ class Canvas:
         seen = geometry.lay(np.ones((1, 1), np.float32), info.crop, self.upload, out) > 0
         laid[seen] = grad_cam_scale(laid[seen])
         return laid
+
+    def _overlay(self, laid: Map, shown: Pixels, style: render.Style) -> Picture:
+        return render.overlay(laid, Image.fromarray(shown), style)
 
     def _spots(self, evidence: Map) -> tuple[HotSpot, ...]:
         return hot_spots(evidence, self.info.crop, self.upload, self.options.threshold)

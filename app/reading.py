@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from PIL import Image
+import numpy as np
 
 from app.errors import InvalidOption
 from app.imaging import geometry, region, render
@@ -18,11 +18,12 @@ class Reading:
     """An upload that was decoded: what the model sees of it, and what it is.
 
     ``shown`` is the picture that overlays are drawn on, of their size; None where there are none:
-    many readings wait for the device at once, and the pictures are all that is large in them.
+    many readings wait for the device at once, and the pictures are all that is large in them (as
+    Pillow's own, with four bytes a pixel, they would be larger).
     ``fill`` is the colour that tells the model nothing; ``cover`` the region that is asked about.
     """
 
-    shown: Image.Image | None
+    shown: Pixels | None
     pixels: Pixels
     info: ImageInfo
     fill: tuple[int, int, int]
@@ -60,13 +61,14 @@ def read_upload(upload: bytes, mask: bytes | None, order: Order, limits: Request
     return Reading(shown, pixels, info, (red, green, blue), cover)
 
 
-def _shown(upload: bytes, decoded: Decoded, side: int, max_pixels: int) -> Image.Image:
+def _shown(upload: bytes, decoded: Decoded, side: int, max_pixels: int) -> Pixels:
     if max(decoded.image.size) < min(side, max(decoded.width, decoded.height)):
         # Too small to be shown. Scores must not depend on what is shown, so it is decoded again.
         decoded = decode(
             upload, max_pixels=max_pixels, needed=lambda w, h: geometry.fit(w, h, side)
         )
-    return render.fitted(decoded.image, geometry.fit(decoded.width, decoded.height, side))
+    size = geometry.fit(decoded.width, decoded.height, side)
+    return np.asarray(render.fitted(decoded.image, size))
 
 
 def _cover(

@@ -91,7 +91,7 @@ class WholeDevice:
 class SharedCores:
     """A processor: rows that wait are dealt out to its cores, and a row alone has all of them.
 
-    Unless it is seldom alone: then those that come meanwhile want cores, too.
+    A row that is seldom alone has but its share, for others will come meanwhile.
 
     Cores that compute one batch together wait for one another behind each layer, and for the one
     that an http process borrows in the meantime; light layers are done before it was worth waking

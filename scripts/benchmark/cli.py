@@ -26,6 +26,7 @@ from benchmark.pictures import SIZES
 from benchmark.places import MODELS, RESULTS, WORK
 from benchmark.plot import as_plot
 from benchmark.report import as_markdown, lines_of
+from benchmark.servers import ServerFailed
 from benchmark.sweep import sweep
 from benchmark.weights import NAMES, make_models
 
@@ -126,23 +127,33 @@ def run_in_turns(arguments: argparse.Namespace) -> None:
         environments.make_base()
         environments.make_peer(arguments.against)
     plan = turns.Plan(
-        first=arguments.against,
-        second="camserve",
+        other=arguments.against,
         models=arguments.models,
         cells=cells_of(arguments),
         rounds=arguments.rounds,
         seconds=arguments.seconds,
     )
-    content = {
+    content: dict[str, Any] = {
         "name": arguments.name,
         "command": " ".join(["scripts/bench", *sys.argv[1:]]),
         "machine": described,
         "settings": {"rounds": plan.rounds, "seconds": plan.seconds},
-        "rows": turns.measured(plan),
+        "rows": [],
     }
-    text = turns.as_markdown(content)
-    save(arguments.out, content).with_suffix(".md").write_text(text)
-    print(text)
+    try:
+        for pair in turns.measured(plan):
+            content["rows"] += pair
+            file = save(arguments.out, content)
+            told = "  ".join(f"{row['rate']:8.2f}/s" for row in pair)
+            print(f"  {pair[0]['model']}, {pair[0]['cell']:34} {told}", flush=True)
+    except KeyboardInterrupt:
+        print("interrupted: what was measured is kept")
+    except ServerFailed as exc:
+        sys.exit(str(exc))
+    if content["rows"]:
+        text = turns.as_markdown(content)
+        file.with_suffix(".md").write_text(text)
+        print(text)
 
 
 def cells_of(arguments: argparse.Namespace) -> list[Cell]:

@@ -1,11 +1,10 @@
 """Two servers that run at once and are loaded in turns: what drifts on a machine hits both alike.
 
-The second is compared with the first, which is a server by its name, or another checkout of this
-repository by its folder: what a change does to speed. An open loop offers both the same rate, a
-part of what the first has just reached.
+camserve is compared with a peer, or with another checkout of this repository: what a change does to
+speed. An open loop offers both the same rate, a part of what the other one has just reached.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,19 +15,18 @@ from benchmark.contenders import CONTENDERS, Contender
 from benchmark.pictures import make_pictures
 from benchmark.places import WORK
 from benchmark.report import table
-from benchmark.rounds import measure_cell
-from benchmark.servers import Server, serving
-from benchmark.statistics import Spread
+from benchmark.rounds import Results, measure_cell
+from benchmark.servers import Server, ServerFailed, serving
+from benchmark.statistics import Spread, median
 
 _PICTURES = WORK / "pictures"
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to measure: ``cells`` of ``models`` on both servers."""
+    """What to measure: ``cells`` of ``models`` on ``other`` and on camserve as it is here."""
 
-    first: str
-    second: str
+    other: str
     models: Sequence[str]
     cells: Sequence[Cell]
     rounds: int
@@ -50,39 +48,41 @@ def contender(word: str) -> Contender:
     )
 
 
-def measured(plan: Plan) -> list[dict[str, Any]]:
-    """Both servers' figures, one for each model, round, cell and server."""
-    return [
-        row for model in plan.models for what in _whats(plan) for row in _model(plan, model, what)
-    ]
+def measured(plan: Plan) -> Iterator[list[dict[str, Any]]]:
+    """Both servers' figures of a cell, the other's first, for each model and round.
+
+    Raises:
+        ServerFailed: one cannot be had, or they answer differently.
+    """
+    for model in plan.models:
+        for what in dict.fromkeys(cell.what for cell in plan.cells):
+            yield from _measured(plan, model, [c for c in plan.cells if c.what == what])
 
 
-def _whats(plan: Plan) -> Sequence[str]:
-    return list(dict.fromkeys(cell.what for cell in plan.cells))
-
-
-def _model(plan: Plan, model: str, what: str) -> list[dict[str, Any]]:
-    """Servers that answer one kind of request at a time are started for each."""
-    picture = make_pictures(_PICTURES, "0.24")[0].read_bytes()
-    cells = [cell for cell in plan.cells if cell.what == what]
-    rows: list[dict[str, Any]] = []
+def _measured(plan: Plan, model: str, cells: Sequence[Cell]) -> Iterator[list[dict[str, Any]]]:
+    """Cells of one kind of request: there are servers that are started for one."""
+    what, picture = cells[0].what, make_pictures(_PICTURES, "0.24")[0].read_bytes()
     with ExitStack() as stack:
         pair = [
             stack.enter_context(serving(contender(word), model, what, picture))
-            for word in (plan.first, plan.second)
+            for word in (plan.other, "camserve")
         ]
+        _check(pair, model, what, picture)
         for number in range(plan.rounds):
-            rates: dict[Cell, float] = {}  # of the first, for both
+            rates: dict[Cell, float] = {}  # of the other, for both
             for cell in cells:
                 found = _in_turn(pair, cell, plan.seconds, rates, backwards=number % 2 == 1)
-                place = {"model": model, "cell": cell.key, "round": number}
-                rows += [{**place, "server": n, **figures} for n, figures in enumerate(found)]
                 if cell.percent is None:
                     rates[cell] = found[0]["rate"]
-                print(
-                    f"  {model}, {cell.key:34}", *(f"{f['rate']:8.2f}/s" for f in found), flush=True
-                )
-    return rows
+                place = {"model": model, "cell": cell.key, "round": number}
+                yield [{**place, "server": n, **figures} for n, figures in enumerate(found)]
+
+
+def _check(pair: Sequence[Server], model: str, what: str, picture: bytes) -> None:
+    results = Results()
+    for server in reversed(pair):  # camserve's own answer is what the other's is compared with
+        if problem := results.check(server, model, what, picture):
+            raise ServerFailed(f"{server.contender.title}: {problem}")
 
 
 def _in_turn(
@@ -121,13 +121,11 @@ def _columns(first: Sequence[dict[str, Any]], second: Sequence[dict[str, Any]]) 
     rates = _pair([r["rate"] for r in first], [r["rate"] for r in second])
     p50 = _pair([r["latency_ms"]["p50"] for r in first], [r["latency_ms"]["p50"] for r in second])
     p99 = _pair([r["latency_ms"]["p99"] for r in first], [r["latency_ms"]["p99"] for r in second])
-    core = [
-        Spread.of([sum(r["core_ms"].values()) for r in side]).median for side in (first, second)
-    ]
+    core = [median([sum(r["core_ms"].values()) for r in side]) for side in (first, second)]
     return [*rates, *p50, *p99, f"{core[0]:.1f}, {core[1]:.1f}"]
 
 
 def _pair(first: Sequence[float], second: Sequence[float]) -> list[str]:
     ratios = Spread.of([b / a for a, b in zip(first, second, strict=True) if a])
-    told = f"{Spread.of(first).median:.3g}, {Spread.of(second).median:.3g}"
+    told = f"{median(first):.3g}, {median(second):.3g}"
     return [told, f"{ratios.median:.2f} ({ratios.low:.2f} to {ratios.high:.2f})"]

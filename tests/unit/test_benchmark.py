@@ -339,11 +339,8 @@ def test_flags_are_checked_and_quick_is_small(capsys: pytest.CaptureFixture[str]
 
 
 def test_two_servers_in_turns_are_compared_round_by_round() -> None:
-    rates = [
-        (10.0, 11.0),
-        (20.0, 24.0),
-        (30.0, 39.0),
-    ]  # the machine drifts by more than they differ
+    # The machine drifts by more than they differ.
+    rates = [(10.0, 11.0), (20.0, 24.0), (30.0, 39.0)]
     rows = [
         make_row("", r, n, server=k) for n, pair in enumerate(rates) for k, r in enumerate(pair)
     ]

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from PIL import Image
 from pytorch_grad_cam.utils.image import scale_cam_image
 
 from app.drawing import Canvas, shared_ranges
@@ -14,7 +13,7 @@ METHOD = MethodInfo(name="gradcam", title="", paper="", cost="")
 
 def canvas(width: int, height: int, crop: Box | None = None, **options: object) -> Canvas:
     return Canvas(
-        shown=Image.new("RGB", (width, height)),
+        shown=np.zeros((height, width, 3), np.uint8),
         info=ImageInfo(width, height, "PNG", 1, crop or Box(0, 0, width, height)),
         options=ExplainOptions.model_validate({"size": 8192, **options}),
         labels=("a", "b"),
