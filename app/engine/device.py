@@ -41,9 +41,12 @@ class Device:
         return WholeDevice(max_rows) if self.is_gpu else SharedCores(max_rows, self._cores)
 
     def use_cores(self, count: int | None = None) -> None:
-        """Let what this thread computes on a processor take so many cores; None: all."""
-        if not self.is_gpu:
-            torch.set_num_threads(count or self._cores)
+        """Let what this thread computes on the processor take so many cores; None: all.
+
+        A GPU's batches are put together there, and by one core: several would wait for one another
+        at each picture, which takes ten times as long.
+        """
+        torch.set_num_threads(count or self._cores)
 
     def order(self) -> torch.cuda.Stream | None:
         """An order of its own, for work that several threads do one after the other.

@@ -3,21 +3,21 @@
 The names of the properties are those of the methods' parameters; see ``app/explain/registry.py``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 from app.backbones.model import Model
 from app.backbones.parts import Cut
 from app.explain.registry import Method
 
-Weights = NDArray[np.float32]  # of the logits, [N, classes]
+Weights = Sequence[Mapping[int, float]]  # for each row, of its logits; those that are missing: 0
 
 _BY_LAYER = ("activations", "gradients")
 
@@ -31,9 +31,13 @@ class _Graph:
 
     def gradients(self, weights: Weights) -> Sequence[Tensor]:
         """Those of the weighted logits; a row's weights reach that row alone."""
-        with torch.enable_grad():
-            objective = (self.logits * torch.from_numpy(weights).to(self.logits.device)).sum()
-        return torch.autograd.grad(objective, list(self.values), retain_graph=True)
+        dense = torch.zeros(self.logits.shape)
+        for row, weight_by_class in zip(dense.numpy(), weights, strict=True):
+            for index, weight in weight_by_class.items():
+                row[index] = weight
+        return torch.autograd.grad(
+            self.logits, list(self.values), _moved(dense, self.logits), retain_graph=True
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,11 +54,27 @@ class _LinearHead:
     def gradients(self, weights: Weights) -> Sequence[Tensor]:
         """As ``_Graph.gradients``: the same in every cell."""
         (value,) = self.values
-        asked = np.flatnonzero(weights.any(axis=0))  # classes
-        rows = self.weight[torch.from_numpy(asked).to(value.device)]
-        pooled = torch.from_numpy(weights[:, asked]).to(value.device) @ rows  # [N, C]
-        pooled /= value[0, 0].numel()
-        return [pooled[:, :, None, None].expand_as(value)]
+        classes = [index for row in weights for index in row]
+        starts = accumulate((len(row) for row in weights[:-1]), initial=0)
+        places = _moved(torch.tensor([*classes, *starts]), value)
+        sums = embedding_bag(  # a weighted sum of rows for each picture, [N, C]
+            places[: len(classes)],
+            self.weight,
+            places[len(classes) :],
+            mode="sum",
+            per_sample_weights=_moved(torch.tensor(_values(weights)), value),
+        )
+        sums /= value[0, 0].numel()
+        return [sums[:, :, None, None].expand_as(value)]
+
+
+def _values(weights: Weights) -> list[float]:
+    return [weight for row in weights for weight in row.values()]
+
+
+def _moved(values: Tensor, beside: Tensor) -> Tensor:
+    """On the same device; this thread goes on at once."""
+    return values.to(beside.device, non_blocking=True)
 
 
 class Evidence:

@@ -143,12 +143,9 @@ def _maps(evidence: Evidence, plans: Sequence[_Plan]) -> _Found:
 
 
 def _turn(evidence: Evidence, plans: Sequence[_Plan], turn: int) -> dict[str, Tensor]:
-    weights = np.zeros(tuple(evidence.logits.shape), np.float32)
-    for row, plan in enumerate(plans):
-        if turn < len(plan.objectives):
-            for index, weight in plan.objectives[turn].items():
-                weights[row, index] = weight
-    objective = Objectives(evidence, weights)
+    objective = Objectives(
+        evidence, [p.objectives[turn] if turn < len(p.objectives) else {} for p in plans]
+    )
     wanted = {wish.method.info.name: wish.method
               for plan in plans for wish in plan.wishes if wish.turn == turn}  # fmt: skip
     return {name: objective.maps(method) for name, method in wanted.items()}
@@ -171,11 +168,17 @@ def _by_row(cut: Cut, plans: Sequence[_Plan], found: _Found) -> list[tuple[Class
 
 
 def _fetch(tensors: Sequence[Tensor]) -> list[Floats]:
-    """Bring them to the host, from a GPU all at once: each time the thread waits for it."""
+    """Bring them to the host, from a GPU all at once: each time the thread waits for it.
+
+    Into memory that is pinned: on a copy to other memory CUDA waits with its own lock held, and so
+    does every thread that has something to launch.
+    """
     if not tensors or tensors[0].device.type == "cpu":
         return [tensor.numpy() for tensor in tensors]
-    flat = torch.cat([tensor.reshape(-1) for tensor in tensors]).cpu()
-    parts = torch.split(flat, [tensor.numel() for tensor in tensors])
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    fetched = torch.empty(flat.shape, pin_memory=True).copy_(flat, non_blocking=True)
+    torch.cuda.current_stream(flat.device).synchronize()
+    parts = torch.split(fetched, [tensor.numel() for tensor in tensors])
     return [part.view(t.shape).numpy() for part, t in zip(parts, tensors, strict=True)]
 
 

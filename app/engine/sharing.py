@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Protocol
 
-_GPU_DRIVERS = (
-    2  # one batch computes while the next one's pictures come, and the last one's maps go
-)
+_GPU_DRIVERS = 3  # one batch computes; the next one's pictures come, and the last one's maps go
 _MAX_CPU_DRIVERS = 4  # each keeps threads of its own for all cores
 _WORTH_S = 0.02  # of a core's time: less than that waits for company while something else runs
 _ENOUGH_S = 0.04  # of each of its cores: a batch of more rows is no cheaper, and they wait longer

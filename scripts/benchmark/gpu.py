@@ -11,7 +11,6 @@ from typing import Any
 from app.engine.environment import environment
 from benchmark import machine
 from benchmark.contenders import CONTENDERS
-from benchmark.gpu_engine import TWO
 from benchmark.measure import measure, spec_of
 from benchmark.pictures import make_pictures
 from benchmark.places import ROOT, WORK
@@ -103,15 +102,15 @@ def _http(plan: Plan, processes: int) -> Iterator[dict[str, Any]]:
 def limit(row: Mapping[str, Any], engine_rate: float, cores: int) -> str:
     """The stage that is as good as full, or closest to it.
 
-    A worker's Python, and the load generator, have a core each; the http processes share what there
-    is. An http process's Python has a core, too, but Pillow and deflate go on beside it.
+    The load generator has a core; the http processes share what there is. An http process's Python
+    has a core, too, but Pillow and deflate go on beside it. A worker's time says nothing: its
+    threads are awake while they wait for the GPU.
     """
     busy = {role: each * row["rate"] / 1e3 for role, each in row["core_ms"].items()}
     generator = row["generator_s"] / row["seconds"]
     full = {
         "GPU": row["rate"] / engine_rate,
         "cores": (sum(busy.values()) + generator) / cores,
-        "worker's Python": busy.get("worker", 0.0),
         "load generator": generator,
     }
     stage = max(full, key=full.__getitem__)
@@ -141,18 +140,18 @@ def _engine_table(figures: Sequence[Mapping[str, Any]]) -> str:
     found = {(f["precision"], f["rows"], f["what"]): f["rate"] for f in figures}
     rows = []
     for precision, batch in dict.fromkeys((p, r) for p, r, _ in found):
-        compiled, own, engine, two = (
+        compiled, own, engine = (
             found.get((precision, batch, what))
-            for what in ("compiled forward", "own forward", "engine", TWO)
+            for what in ("compiled forward", "own forward", "engine")
         )
         rows.append(
             [precision, str(batch), number(compiled), number(own), number(engine),
              percent(engine / own if engine and own else None),
-             percent(engine / compiled if engine and compiled else None), number(two)]
+             percent(engine / compiled if engine and compiled else None)]
         )  # fmt: skip
     head = ["precision", "batch", "compiled forward", "camserve's forward",
             "camserve's engine, uint8 → scores and Grad-CAM", "of own forward",
-            "of compiled forward", "two workers"]  # fmt: skip
+            "of compiled forward"]  # fmt: skip
     return table(head, rows)
 
 

@@ -6,20 +6,15 @@ Run as: python -m benchmark.gpu_engine MODEL. One line of JSON for each figure, 
   own forward         camserve's trunk and head, its input on the GPU
   engine              uint8 pictures in the host's memory → scores and Grad-CAM there, as a worker
                       does it: batches in as many threads as it has drivers
-  engine, two workers the same in two processes at once, as with APP_DEVICES=cuda:0,cuda:0
-
-With PRECISION and ROWS behind MODEL it is one of these two: it says ``ready``, waits for a line,
-and prints its rate.
 """
 
 import json
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import IO, Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,10 +32,9 @@ from benchmark.statistics import median
 
 ROWS = (1, 16, 64)
 PRECISIONS: tuple[Precision, ...] = ("bf16", "fp16", "fp32")
-COMPARED: Precision = "bf16"  # with torch.compile, and with two workers
+COMPARED: Precision = "bf16"  # with torch.compile
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _DEVICE = torch.device("cuda:0")
-TWO = "engine, two workers"
 _TURNS = 3
 _SECONDS = 0.4  # each
 _WARM_UPS = 3
@@ -56,7 +50,6 @@ def figures(name: str) -> Iterator[dict[str, Any]]:
             yield _figure(precision, rows, "engine", engine(model, rows))
         del model
     rows = ROWS[-1]
-    yield _figure(COMPARED, rows, TWO, two_workers(name, COMPARED, rows))
     yield _figure(COMPARED, rows, "compiled forward", compiled_forward(name, rows))
 
 
@@ -128,6 +121,7 @@ def engine(model: Model, rows: int) -> float:
     stop = threading.Event()
 
     def drive() -> None:
+        device.use_cores(1)
         while not stop.is_set():
             with device.turn():
                 run(model, jobs)
@@ -146,44 +140,11 @@ def engine(model: Model, rows: int) -> float:
     return rows * sum(begin <= moment < end for moment in ends) / (end - begin)
 
 
-def two_workers(name: str, precision: Precision, rows: int) -> float:
-    """The sum of both; they begin together."""
-    command = [sys.executable, "-m", "benchmark.gpu_engine", name, precision, str(rows)]
-    with _worker(command) as one, _worker(command) as other:
-        ends = [_ends(one), _ends(other)]
-        for output, _ in ends:
-            output.readline()
-        for _, line in ends:
-            print("begin", file=line, flush=True)
-        return sum([float(output.readline()) for output, _ in ends])
-
-
-def _worker(command: Sequence[str]) -> "subprocess.Popen[str]":
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-def _ends(process: "subprocess.Popen[str]") -> tuple[IO[str], IO[str]]:
-    assert process.stdout is not None  # noqa: S101 - both are pipes
-    assert process.stdin is not None  # noqa: S101
-    return process.stdout, process.stdin
-
-
-def _be_worker(name: str, precision: Precision, rows: int) -> None:
-    model = _load(name, precision)
-    engine(model, rows)
-    print("ready", flush=True)
-    sys.stdin.readline()
-    print(engine(model, rows), flush=True)
-
-
 def _load(name: str, precision: Precision) -> Model:
     loading = Loading(precision=precision, rows=ROWS[-1])
     return Model(find_manifest(MODELS, name), _DEVICE, loading)
 
 
 if __name__ == "__main__":
-    if sys.argv[2:]:
-        _be_worker(sys.argv[1], cast("Precision", sys.argv[2]), int(sys.argv[3]))
-    else:
-        for figure in figures(sys.argv[1]):
-            print(json.dumps(figure), flush=True)
+    for figure in figures(sys.argv[1]):
+        print(json.dumps(figure), flush=True)

@@ -108,8 +108,8 @@ def test_scores_and_maps_are_those_of_the_processor(architecture: str) -> None:
         if info.lane == "fast"
         and gpu.provides.issuperset(info.needs)
         and name not in UNSTABLE
-        # On this one its map is the rounding of sums that cancel, behind a LayerNorm.
-        and not (architecture.startswith("vit") and name == "hirescam")
+        # On this one they are, or divide by, the rounding of sums that cancel, behind a LayerNorm.
+        and not (architecture.startswith("vit") and name in {"hirescam", "xgradcam"})
     )
     jobs = make_jobs(gpu, 3, methods)
     for ours, theirs in zip(results(gpu, jobs), results(cpu, jobs), strict=True):

@@ -24,7 +24,10 @@ def test_a_server_explains_on_the_gpu_and_survives_its_workers_death(tmp_path: P
         url = f"{server.url}/api/v1/explain?method=gradcam"
         first = httpx.post(url, content=make_upload(), timeout=60)
         assert first.status_code == 200, first.text
-        os.kill(server.children("worker")[0], signal.SIGKILL)
+        (worker,) = server.children("worker")
+        os.kill(worker, signal.SIGKILL)
+        wait_for(lambda: set(server.children("worker")) - {worker})
+        wait_for(server.is_ready)
         second = httpx.post(url, content=make_upload(), timeout=60)
         assert second.status_code == 200, second.text
         answers = [answer.json()["predictions"][0] for answer in (first, second)]

@@ -393,7 +393,6 @@ def http_row(**keys: Any) -> dict[str, Any]:
     [
         ({}, 1050.0, "GPU (95%)"),
         ({"core_ms": {"http": 15.0, "worker": 0.3}}, 9000.0, "cores (97%)"),
-        ({"core_ms": {"http": 4.0, "worker": 0.95}}, 9000.0, "worker's Python (95%)"),
         ({"generator_s": 2.85}, 9000.0, "load generator (95%)"),
         ({}, 9000.0, "Python of the http processes (1.0 cores each)"),
     ],
@@ -419,10 +418,10 @@ def test_a_gpus_report_compares_the_engine_with_both_forwards() -> None:
             "settings": {"precision": "bf16", "seconds": 3.0},
             "engine": [
                 figure("own forward", 20000.0), figure("engine", 17000.0),
-                figure("compiled forward", 16000.0), figure("engine, two workers", 18000.0),
+                figure("compiled forward", 16000.0),
             ],
             "http": [http_row()],
         }
     )  # fmt: skip
-    assert "| bf16 | 64 | 16000 | 20000 | 17000 | 85% | 106% | 18000 |" in report
+    assert "| bf16 | 64 | 16000 | 20000 | 17000 | 85% | 106% |" in report
     assert "| explain | 4 | 96 | 1000 | 90 | 150 |" in report

@@ -16,7 +16,7 @@ def cores_with_a_light_model() -> SharedCores:
 
 def test_on_a_gpu_each_batch_takes_all_that_waits() -> None:
     sharing = WholeDevice(max_rows=16)
-    assert sharing.drivers == 2
+    assert sharing.drivers == 3
     assert sharing.portion("m", 9, 0, []) == Portion(9, 1)
     assert sharing.portion("m", 40, 0, [1]) == Portion(16, 1)
 
