@@ -50,9 +50,9 @@ def serve(settings: Settings) -> None:
     set_up_logs(settings.log_format, "parent")
     manifests = read_manifests(settings.models_dir)
     read_keys(settings.api_keys_file)
-    listener = listen(settings.host, settings.port)
-    log.info("camserve on http://%s:%d", *listener.getsockname()[:2])
-    asyncio.run(Pool(settings, manifests, find_devices(settings.devices), listener).run())
+    listeners = listen(settings.host, settings.port, settings.http_processes)
+    log.info("camserve on http://%s:%d", *listeners[0].getsockname()[:2])
+    asyncio.run(Pool(settings, manifests, find_devices(settings.devices), listeners).run())
 
 
 def run_child(role: str, descriptor: int) -> None:
@@ -102,7 +102,7 @@ async def http_process(end: socket.socket) -> None:
         scrape=scrape,
         manage=server.manage,
     )
-    serving = asyncio.create_task(server.serve(api, socket.socket(fileno=start["listener"])))
+    serving = asyncio.create_task(server.serve(api, _own_listener(start)))
     control.send({"kind": "serving"})
     serving.add_done_callback(lambda _: metrics.flush())
     serving.add_done_callback(lambda _: control.close())  # then ``lines`` ends too
@@ -110,6 +110,15 @@ async def http_process(end: socket.socket) -> None:
     server.stop()
     await serving
     await engine.close()
+
+
+def _own_listener(start: Line) -> socket.socket:
+    """The one of this process's place; who waits at another must not depend on this process."""
+    listeners = [socket.socket(fileno=descriptor) for descriptor in start["listeners"]]
+    own = listeners.pop(start["number"])
+    for other in listeners:
+        other.close()
+    return own
 
 
 async def _obey(lines: AsyncIterator[Line], engine: "EngineClient", server: "HttpServer") -> None:
@@ -269,15 +278,23 @@ def find_devices(wanted: Sequence[str]) -> list[str]:
     return [f"cuda:{number}" for number in range(count)] or ["cpu"]
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Bind the port once, for all http processes: it stays open while one of them is replaced.
+def listen(host: str, port: int, processes: int) -> list[socket.socket]:
+    """Bind the port, for each http process once: it stays open while one of them is replaced.
+
+    Sockets of their own, among which Linux deals out the connections: at one socket for all,
+    whoever is awake takes what comes, half of 192 connections for one of eight processes.
 
     Raises:
         SetupError: naming the address that is taken or wrong.
     """
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family, backlog=1024)
+        with socket.create_server(address[:2], family=family) as first:  # not beside another server
+            address = first.getsockname()
+        return [
+            socket.create_server(address[:2], family=family, backlog=1024, reuse_port=True)
+            for _ in range(processes)
+        ]
     except OSError as exc:
         raise SetupError(f"cannot listen on {host}:{port}: {exc}") from exc
 

@@ -44,7 +44,7 @@ class Pool:
         settings: for all of them.
         manifests: of the models that there are.
         devices: a worker for each.
-        listener: the bound TCP socket that the http processes share; it outlives each of them.
+        listeners: a bound TCP socket for each http process; they outlive the processes.
     """
 
     def __init__(
@@ -52,10 +52,10 @@ class Pool:
         settings: Settings,
         manifests: "Mapping[str, Manifest]",
         devices: Sequence[str],
-        listener: socket.socket,
+        listeners: Sequence[socket.socket],
     ) -> None:
         self._settings = settings
-        self._listener = listener
+        self._listeners = listeners
         self._metrics = MetricsRegistry()
         self._workers = [Place("worker", n, device) for n, device in enumerate(devices)]
         self._https = [Place("http", n) for n in range(settings.http_processes)]
@@ -140,7 +140,7 @@ class Pool:
         ours, theirs = socket.socketpair()
         passed = [theirs.fileno()]
         if role == "http":
-            passed.append(self._listener.fileno())
+            passed += self._descriptors()
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "app", "child", role, str(theirs.fileno())),
             pass_fds=passed,
@@ -159,7 +159,8 @@ class Pool:
             "device": place.device,
             "threads": self._threads,
             "endpoint": str(self._folder / f"{place.name}.{place.lives}.sock"),
-            "listener": self._listener.fileno(),
+            "number": place.number,
+            "listeners": self._descriptors(),
             "endpoints": self._endpoints(),
             "draining": self._draining,
             **(self._manager.brief() if place.role == "worker" else {}),
@@ -230,6 +231,9 @@ class Pool:
             worker.send(line)
         return {worker.name for worker in told}
 
+    def _descriptors(self) -> list[int]:
+        return [listener.fileno() for listener in self._listeners]
+
     def _endpoints(self) -> list[str]:
         return [worker.endpoint for worker in self._workers if worker.endpoint]
 
@@ -253,8 +257,9 @@ class Pool:
         for place in self._https:  # the workers are still needed
             place.wanted = False
         self._tell_https({"kind": "stop"})
-        self._listener.close()
-        if self._spare:  # it holds the listener too, and would let callers wait for nothing
+        for listener in self._listeners:
+            listener.close()
+        if self._spare:  # it holds the listeners too, and would let callers wait for nothing
             self._spare.control.close()
         ends = [place.child.process.wait() for place in self._https if place.child]
         with contextlib.suppress(TimeoutError):  # whoever is left is killed in _end

@@ -1,6 +1,7 @@
 """Dying processes, signals and bad set-ups: every request is answered, every end is clean."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -167,6 +168,25 @@ def refuses(url: str) -> bool:
             return False
     except ConnectionRefusedError:
         return True
+
+
+def test_connections_that_wait_for_an_http_process_that_dies_wait_for_its_successor(
+    tmp_path: Path,
+) -> None:
+    with serving(tmp_path / "log", APP_HTTP_PROCESSES="3") as server:
+        server.wait_until_ready()
+        (spare,) = wait_for(lambda: http_processes(server, serve=False))
+        first, *others = http_processes(server)
+        os.kill(first, signal.SIGKILL)
+        for _ in range(30):
+            assert httpx.get(f"{server.url}/livez", timeout=60).status_code == 200
+        wait_for(lambda: set(http_processes(server)) == {*others, spare})
+
+
+def http_processes(server: Server, *, serve: bool = True) -> list[int]:
+    """Those that serve, or those that wait for a place."""
+    begun = re.findall(r"Started server process \[(\d+)\]", server.log())
+    return [pid for pid in server.children("http") if (str(pid) in begun) is serve]
 
 
 def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from app.settings import Settings
 @pytest.fixture
 def pool(tmp_path: Path) -> Iterator[Pool]:
     with socket.socket() as listener:
-        yield Pool(Settings(models_dir=tmp_path), {}, ["cpu"], listener)
+        yield Pool(Settings(models_dir=tmp_path), {}, ["cpu"], [listener])
 
 
 def test_a_process_that_did_its_work_is_started_again_at_once(pool: Pool) -> None:
