@@ -2,9 +2,15 @@
 
 import argparse
 import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from multiprocessing import get_context
 from typing import TYPE_CHECKING
 
 from app.backbones.manifest import Manifest, find_manifest
+from app.engine.environment import environment
 from app.errors import ModelCheckFailed
 from app.settings import Settings
 from app.types import Precision
@@ -26,43 +32,64 @@ def _tune(arguments: argparse.Namespace) -> None:
     settings = Settings()
     manifest = find_manifest(settings.models_dir, arguments.model)
     precisions: tuple[Precision, ...] = ("fp32", "bf16")
-    found = {
-        precision: _measure(settings, manifest, precision, arguments.seconds)
-        for precision in precisions
-    }
+    found: dict[Precision, list[Measured]] = {}
+    with _like_a_worker() as process:
+        for precision in precisions:
+            try:
+                measuring = process.submit(
+                    _measure, settings, manifest, precision, arguments.seconds
+                )
+                found[precision] = measuring.result()
+            except ModelCheckFailed as exc:
+                if precision == "fp32":
+                    raise
+                print(f"{precision}: {exc.detail}")
+                found[precision] = []
+            _print(found[precision])
     _advise(found["fp32"], found["bf16"], arguments.latency)
+
+
+@contextmanager
+def _like_a_worker() -> Iterator[ProcessPoolExecutor]:
+    """A process with a worker's environment, which it must find at its start."""
+    before = os.environ.copy()
+    os.environ.update(environment("worker"))
+    try:
+        with ProcessPoolExecutor(1, get_context("spawn")) as process:
+            yield process
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _measure(
     settings: Settings, manifest: Manifest, precision: Precision, seconds: float
 ) -> "list[Measured]":
-    """Print the times in one precision, or why it cannot be had."""
+    from app.engine.device import apart
     from app.engine.tuning import measure
 
-    try:
-        measured = measure(_load(settings, manifest, precision), seconds=seconds)
-    except ModelCheckFailed as exc:
-        if precision == "fp32":
-            raise
-        print(f"{precision}: {exc.detail}")
-        return []
-    for one in measured:
+    return measure(apart(_load, settings, manifest, precision), seconds=seconds)
+
+
+def _print(found: "list[Measured]") -> None:
+    for one in found:
         print(
-            f"{precision}  batch {one.rows:3}  {one.milliseconds:8.1f} ms  {one.rate:8.1f} images/s"
+            f"{one.precision}  APP_MAX_BATCH_SIZE={one.rows:<3} {one.milliseconds:8.1f} ms a batch"
+            f" {one.rate:9.1f} images/s"
         )
-    return measured
 
 
 def _load(settings: Settings, manifest: Manifest, precision: Precision) -> "Model":
     import torch
 
     from app.backbones.model import Loading, Model
+    from app.engine.tuning import SIZES
     from app.main import find_devices
 
     torch.set_num_threads(os.cpu_count() or 1)
     device = torch.device(find_devices(settings.devices)[0])
     chosen = manifest.model_copy(update={"precision": precision})
-    return Model(chosen, device, Loading.by(settings))
+    return Model(chosen, device, replace(Loading.by(settings), rows=max(SIZES)))
 
 
 def _advise(fp32: "list[Measured]", bf16: "list[Measured]", latency_ms: float | None) -> None:

@@ -2,15 +2,20 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import local
+from typing import ParamSpec, TypeVar
 
 import torch
 
 from app.engine.sharing import SharedCores, Sharing, WholeDevice
 
 log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _LOST = 70  # exit status
 
@@ -80,3 +85,14 @@ class Device:
         except torch.AcceleratorError:
             log.critical("the device %s is lost; this process ends", self._device, exc_info=True)
             os._exit(_LOST)
+
+
+def apart(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a function in a thread that ends with it, as do then the threads that torch gave it.
+
+    OpenMP keeps some for each thread that ever computed. Were there more of them than cores, none
+    would ever wait awake for the others, and every layer would begin with waking them: a small
+    network's forward pass takes twice as long so.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(function, *args, **kwargs).result()

@@ -2,22 +2,18 @@
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from threading import Thread
-from typing import ParamSpec, TypeVar
 
 from app.backbones.manifest import Manifest
 from app.backbones.registry import Registry
 from app.engine.batching import BatchQueue
 from app.engine.control import Line
+from app.engine.device import apart
 from app.engine.runner import Runner
 from app.errors import CamserveError
 
 log = logging.getLogger(__name__)
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 class Loader:
@@ -56,10 +52,10 @@ class Loader:
             self._lines.put(line)
 
     def _run(self, names: Sequence[str]) -> None:
-        _apart(self._runner.load, names, self._on_change)
+        apart(self._runner.load, names, self._on_change)
         while True:
             line = self._lines.get()
-            error = _apart(self._try, line)
+            error = apart(self._try, line)
             told = error and {"code": error.code, "detail": error.detail}
             self._send({"kind": "done", "id": line["id"], "error": told})
 
@@ -90,14 +86,3 @@ class Loader:
     def _let_go(self, name: str, version: str) -> None:
         self._queue.wait_until_free(name, version)
         self._registry.release(name, version)
-
-
-def _apart(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call a function in a thread that ends with it, as do then the threads that torch gave it.
-
-    OpenMP keeps some for each thread that ever computed. Were there more of them than cores, none
-    would ever wait awake for the others, and every layer would begin with waking them: a small
-    network's forward pass takes twice as long so.
-    """
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(function, *args, **kwargs).result()

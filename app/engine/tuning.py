@@ -1,54 +1,65 @@
-"""Which batch size and precision suit a model on this machine? A batch by all cores tells."""
+"""Which batch size and precision suit a model on this machine? A full machine tells."""
 
+import math
 import statistics
 import time
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from app.backbones.model import Model
+from app.engine.batching import BatchQueue, Entry
+from app.engine.device import Device
 from app.engine.fast import run
 from app.types import Job, Precision
 
-SIZES = (1, 2, 4, 8, 16, 32)
-_LEAST = 3  # times for each size
+SIZES = (1, 2, 4, 8, 16, 32, 64)
 ENOUGH = 0.97  # of the best rate: beyond, a larger batch only makes its first row wait
+_TURNS = 3  # for each size
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Scores and Grad-CAM of a batch: its median time, in milliseconds, and the rows a second."""
+    """Scores and Grad-CAM where more rows always wait, with ``rows`` as ``APP_MAX_BATCH_SIZE``.
+
+    ``milliseconds``: the median time of a batch, which may have fewer rows; ``rate``: rows a
+    second.
+    """
 
     precision: Precision
     rows: int
     milliseconds: float
+    rate: float
 
-    @property
-    def rate(self) -> float:
-        """Rows a second."""
-        return self.rows / self.milliseconds * 1e3
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """What one driver did: its rows, the seconds it was at it, and those of each batch."""
+
+    rows: int
+    seconds: float
+    batches: Sequence[float]
 
 
 def measure(model: Model, sizes: Sequence[int] = SIZES, seconds: float = 10) -> list[Measured]:
-    """Time batches of each size in turn, so that a disturbance hits all of them alike.
+    """Run batches as a worker does, of each size in turn: a disturbance hits all of them alike.
 
     Args:
         model: a ready one.
         sizes: rows.
-        seconds: to measure for; each size is timed a few times, however long it takes.
+        seconds: to measure for; a batch that has begun is not broken off.
     """
+    full = partial(_full, model, Device(model.device), _job(model))
     for rows in sizes:
-        _seconds(model, rows)  # chooses kernels
-    times: dict[int, list[float]] = {rows: [] for rows in sizes}
-    until = time.monotonic() + seconds
-    while time.monotonic() < until or len(times[sizes[-1]]) < _LEAST:
+        full(rows, 0)  # chooses kernels
+    turns: dict[int, list[list[_Turn]]] = {rows: [] for rows in sizes}
+    for _ in range(_TURNS):
         for rows in sizes:
-            times[rows].append(_seconds(model, rows))
-    return [
-        Measured(model.precision, rows, statistics.median(found) * 1e3)
-        for rows, found in times.items()
-    ]
+            turns[rows].append(full(rows, seconds / _TURNS / len(sizes)))
+    return [_measured(model.precision, rows, found) for rows, found in turns.items()]
 
 
 def advise(found: Iterable[Measured], latency_ms: float | None = None) -> Measured | None:
@@ -58,11 +69,51 @@ def advise(found: Iterable[Measured], latency_ms: float | None = None) -> Measur
     return min((m for m in able if m.rate >= ENOUGH * best), key=lambda m: m.rows, default=None)
 
 
-def _seconds(model: Model, rows: int) -> float:
+def _measured(precision: Precision, rows: int, turns: Sequence[Sequence[_Turn]]) -> Measured:
+    rates = [sum(driver.rows / driver.seconds for driver in turn) for turn in turns]
+    batches = [seconds for turn in turns for driver in turn for seconds in driver.batches]
+    milliseconds = statistics.median(batches) * 1e3
+    return Measured(precision, rows, milliseconds, statistics.median(rates))
+
+
+def _full(model: Model, device: Device, job: Job, rows: int, seconds: float) -> list[_Turn]:
+    """All drivers of a device at once, for a time; what those did that had anything to do."""
+    sharing = device.sharing(rows)
+    queue = BatchQueue(sharing)
+    for _ in range((sharing.drivers + 1) * rows):
+        queue.put(_entry(job))
+    drive = partial(_drive, model, device, queue, until=time.perf_counter() + seconds)
+    with ThreadPoolExecutor(sharing.drivers) as pool:
+        drivers = [pool.submit(drive) for _ in range(sharing.drivers)]
+    return [turn for driver in drivers if (turn := driver.result()).batches]
+
+
+def _drive(model: Model, device: Device, queue: BatchQueue, until: float) -> _Turn:
+    """Run batches; for each row that is done another one comes."""
+    rows, batches = 0, []
+    began = ended = time.perf_counter()
+    for batch in queue.batches():
+        device.use_cores(batch.cores)
+        started = time.perf_counter()
+        with device.turn():
+            run(model, [entry.job for entry in batch.entries])
+        ended = time.perf_counter()
+        batches.append(ended - started)
+        rows += len(batch.entries)
+        for entry in batch.entries:
+            queue.put(_entry(entry.job))
+        if ended >= until:
+            queue.close()
+    return _Turn(rows, ended - began, batches)
+
+
+def _job(model: Model) -> Job:
     pixels = np.random.default_rng(0).integers(0, 256, (*model.preprocess.crop, 3), np.uint8)
-    job = Job(
-        model="", version="", pixels=pixels, deadline=0, classes=("top1",), methods=("gradcam",)
-    )
-    started = time.perf_counter()
-    run(model, [job] * rows)
-    return time.perf_counter() - started
+    return Job(
+        model="", version="", pixels=pixels, deadline=math.inf,
+        classes=("top1",), methods=("gradcam",),
+    )  # fmt: skip
+
+
+def _entry(job: Job) -> Entry:
+    return Entry(job=job, owner=None, job_id=0, settle=lambda _outcome: None)

@@ -1,22 +1,36 @@
 """Measuring a model on this machine, and what to make of the figures."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 
 from app.backbones.model import Model
+from app.engine import tuning
 from app.engine.tuning import Measured, advise, measure
+from app.types import Job, JobResult
 from tests.unit.conftest import make_manifest
 
 
 def figures(*batches: tuple[int, float]) -> list[Measured]:
-    return [Measured("fp32", rows, milliseconds) for rows, milliseconds in batches]
+    return [Measured("fp32", rows, ms, rows / ms * 1e3) for rows, ms in batches]
 
 
-def test_every_size_is_measured() -> None:
-    found = measure(Model(make_manifest(), torch.device("cpu")), sizes=(1, 3), seconds=0)
-    assert [(m.precision, m.rows) for m in found] == [("fp32", 1), ("fp32", 3)]
-    assert all(m.rate == pytest.approx(m.rows / m.milliseconds * 1e3) for m in found)
-    assert all(m.milliseconds > 0 for m in found)
+def test_every_size_is_measured_as_it_would_be_served() -> None:
+    found = measure(Model(make_manifest(), torch.device("cpu")), sizes=(1, 6), seconds=0.2)
+    assert [(m.precision, m.rows) for m in found] == [("fp32", 1), ("fp32", 6)]
+    one, six = found
+    assert one.rate == pytest.approx(1e3 / one.milliseconds, rel=0.5)  # one batch at a time
+    assert six.milliseconds > 0
+
+
+def test_a_model_that_fails_ends_the_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_model: Model, _jobs: Sequence[Job]) -> list[JobResult]:
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(tuning, "run", fail)
+    with pytest.raises(RuntimeError, match="no memory"):
+        measure(Model(make_manifest(), torch.device("cpu")), sizes=(2,), seconds=60)
 
 
 def test_the_smallest_batch_is_advised_that_is_almost_as_fast_as_any() -> None:
