@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def add_tune(tune: argparse.ArgumentParser) -> None:
     """Give the command its arguments."""
     tune.add_argument("model")
-    tune.add_argument("--latency", type=float, metavar="MS", help="longest time of a batch")
+    tune.add_argument("--latency", type=float, metavar="MS", help="longest median time of a batch")
     tune.add_argument("--seconds", type=float, default=10, help="to measure each precision for")
     tune.set_defaults(run=_tune)
 
@@ -99,7 +99,7 @@ def _advise(fp32: "list[Measured]", bf16: "list[Measured]", latency_ms: float | 
     if plain is None:
         print(f"\nNo batch is done within {latency_ms:g} ms.")
         return
-    print(f"\nAPP_MAX_BATCH_SIZE={plain.rows}  # {plain.milliseconds:.0f} ms a batch at most")
+    print(f"\nAPP_MAX_BATCH_SIZE={plain.rows}  # {plain.milliseconds:.0f} ms a batch")
     if low and low.rate > plain.rate:
         gain = low.rate / plain.rate
         print(

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.engine.control import BlockingControl, Control, Line
+from app.engine.place import BACKLOG
 from app.errors import SetupError
 from app.logs import set_up_logs
 from app.metrics import GatheredMetrics, Metrics
@@ -80,6 +81,7 @@ async def http_process(end: socket.socket) -> None:
     start = await anext(lines, None)
     if start is None:
         return
+    listener = _own_listener(start)
     settings = Settings.model_validate(start["settings"])
     set_up_logs(settings.log_format, start["name"])
     metrics = GatheredMetrics(control.send, asyncio.get_running_loop().call_later)
@@ -102,14 +104,22 @@ async def http_process(end: socket.socket) -> None:
         scrape=scrape,
         manage=server.manage,
     )
-    serving = asyncio.create_task(server.serve(api, _own_listener(start)))
-    control.send({"kind": "serving"})
+    serving = asyncio.create_task(server.serve(api, listener))
+    alive = asyncio.create_task(_tell_alive(control, settings.hang_s / 4))
     serving.add_done_callback(lambda _: metrics.flush())
     serving.add_done_callback(lambda _: control.close())  # then ``lines`` ends too
     await _obey(lines, engine, server)
     server.stop()
     await serving
+    alive.cancel()
     await engine.close()
+
+
+async def _tell_alive(control: Control, seconds: float) -> None:
+    """A process whose event loop hangs is ended: callers wait at its socket."""
+    while True:
+        control.send({"kind": "alive"})
+        await asyncio.sleep(seconds)
 
 
 def _own_listener(start: Line) -> socket.socket:
@@ -290,11 +300,12 @@ def listen(host: str, port: int, processes: int) -> list[socket.socket]:
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.create_server(address[:2], family=family) as first:  # not beside another server
+            first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             address = first.getsockname()
-        return [
-            socket.create_server(address[:2], family=family, backlog=1024, reuse_port=True)
-            for _ in range(processes)
-        ]
+            return [
+                socket.create_server(address[:2], family=family, reuse_port=True, backlog=BACKLOG)
+                for _ in range(processes)
+            ]
     except OSError as exc:
         raise SetupError(f"cannot listen on {host}:{port}: {exc}") from exc
 

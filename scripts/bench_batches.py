@@ -2,9 +2,10 @@
 
 Run as: .venv/bin/python scripts/bench_batches.py MODEL [--precision bf16] [--rows 1,2,4,8]
 
-Scores and Grad-CAM, a driver on each core, as in a busy worker (``app/engine/sharing.py``), but
-each batch has the given number of rows. In alternating turns, the median of each. MODEL is one that
-``scripts/bench`` compares; its weights are made where they are missing.
+Scores and Grad-CAM, a driver on each core, as in a worker that is busy on two to four of them
+(``app/engine/sharing.py``), but each batch has the given number of rows. In alternating turns, the
+median of each. MODEL is one that ``scripts/bench`` compares; its weights are made where they are
+missing.
 """
 
 import argparse

@@ -73,7 +73,7 @@ def _values(weights: Weights) -> list[float]:
 
 
 def _moved(values: Tensor, beside: Tensor) -> Tensor:
-    """On the same device; this thread goes on at once."""
+    """On the same device; this thread does not wait, where CUDA needs it no longer."""
     return values.to(beside.device, non_blocking=True)
 
 

@@ -1,9 +1,13 @@
 """A place in the pool, and the process that fills it."""
 
 import asyncio
+import socket
+from contextlib import suppress
 from dataclasses import dataclass
 
 from app.engine.control import Control, Line
+
+BACKLOG = 1024  # connections that wait at a listening socket
 
 
 @dataclass(eq=False)
@@ -20,11 +24,15 @@ class Process:
 
 @dataclass(eq=False)
 class Place:
-    """A place in the pool, and the process that fills it now."""
+    """A place in the pool, and the process that fills it now.
+
+    ``listener``: of an http process; it outlives each of them.
+    """
 
     role: str
     number: int
     device: str = ""
+    listener: socket.socket | None = None
     wanted: bool = True  # until the service ends
     child: Process | None = None
     endpoint: str = ""  # of a worker that listens
@@ -39,3 +47,14 @@ class Place:
     def send(self, line: Line) -> None:
         if self.child:
             self.child.control.send(line)
+
+    def refuse(self) -> None:
+        """Let callers go to other places; those that wait here are refused."""
+        if self.listener:
+            with suppress(OSError):  # what only Linux does: elsewhere they wait
+                self.listener.shutdown(socket.SHUT_RD)
+
+    def listen(self) -> None:
+        """After ``refuse``."""
+        if self.listener and self.wanted:
+            self.listener.listen(BACKLOG)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_START_S = 300  # for a worker to import torch and listen, on a slow disk
+_START_S = 300  # for a child to begin: a worker imports torch, on a slow disk
 _LONG_LIFE_S = 10  # a child that did its work for so long is started again at once
 _BACKOFF_S = (0.0, 0.0, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 30.0)  # after so many short lives in a row
 _END_S = 5.0  # for a child to end after it was told to
@@ -58,7 +58,7 @@ class Pool:
         self._listeners = listeners
         self._metrics = MetricsRegistry()
         self._workers = [Place("worker", n, device) for n, device in enumerate(devices)]
-        self._https = [Place("http", n) for n in range(settings.http_processes)]
+        self._https = [Place("http", n, listener=s) for n, s in enumerate(listeners)]
         self._spare: Process | None = None
         self._spare_wanted = asyncio.Event()
         on_cpu = sum(device == "cpu" for device in devices)
@@ -94,7 +94,7 @@ class Pool:
             except OSError as exc:  # no memory, no descriptors: that may pass
                 log.error("%s cannot be started: %s", place.name, exc)  # noqa: TRY400
             if place.wanted:
-                await asyncio.sleep(self._backoff(place, worked))
+                await self._pause(place, self._backoff(place, worked))
 
     async def _live(self, place: Place) -> float:
         """One life of a process: how long it did its work."""
@@ -106,6 +106,13 @@ class Pool:
             for line in self._manager.pending():
                 place.send(line)
         return await self._attend(place, place.child)
+
+    async def _pause(self, place: Place, seconds: float) -> None:
+        """Wait before a place is filled again; where at once, callers wait for that."""
+        if seconds:
+            place.refuse()
+            await asyncio.sleep(seconds)
+            place.listen()
 
     def _backoff(self, place: Place, worked: float) -> float:
         """Seconds until the place is filled again."""
@@ -170,7 +177,7 @@ class Pool:
         """Serve a process's requests until it is gone; how long that was, from the first one on."""
         lines = child.control.lines()
         begun = None
-        while line := await self._next_line(place, child, lines):
+        while line := await self._next_line(place, child, lines, begun=begun is not None):
             begun = begun or time.monotonic()
             self._take(place, child, line)
         child.control.close()
@@ -184,12 +191,11 @@ class Pool:
         return time.monotonic() - begun if begun else 0.0
 
     async def _next_line(
-        self, place: Place, child: Process, lines: AsyncIterator[Line]
+        self, place: Place, child: Process, lines: AsyncIterator[Line], *, begun: bool
     ) -> Line | None:
-        """A child's next line, or None once it is gone; a worker that hangs is ended."""
-        patience = self._settings.hang_s if place.endpoint else _START_S
+        """A child's next line, or None once it is gone; one that hangs is ended."""
         try:
-            async with asyncio.timeout(patience if place.role == "worker" else None):
+            async with asyncio.timeout(self._settings.hang_s if begun else _START_S):
                 return await anext(lines, None)
         except TimeoutError:
             log.error("%s hangs and is killed", place.name)  # noqa: TRY400 - time is the cause

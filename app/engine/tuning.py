@@ -5,10 +5,12 @@ import statistics
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+import torch
 
 from app.backbones.model import Model
 from app.engine.batching import BatchQueue, Entry
@@ -49,16 +51,21 @@ def measure(model: Model, sizes: Sequence[int] = SIZES, seconds: float = 10) -> 
 
     Args:
         model: a ready one.
-        sizes: rows.
+        sizes: rows, in ascending order.
         seconds: to measure for; a batch that has begun is not broken off.
     """
     full = partial(_full, model, Device(model.device), _job(model))
-    for rows in sizes:
-        full(rows, 0)  # chooses kernels
-    turns: dict[int, list[list[_Turn]]] = {rows: [] for rows in sizes}
-    for _ in range(_TURNS):
+    turns: dict[int, list[list[_Turn]]] = {}
+    try:
         for rows in sizes:
-            turns[rows].append(full(rows, seconds / _TURNS / len(sizes)))
+            full(rows, 0)  # chooses kernels
+            turns[rows] = []
+    except torch.OutOfMemoryError:  # larger ones are not for this GPU
+        if not turns:
+            raise
+    for _ in range(_TURNS):
+        for rows, found in turns.items():
+            found.append(full(rows, seconds / _TURNS / len(turns)))
     return [_measured(model.precision, rows, found) for rows, found in turns.items()]
 
 
@@ -92,19 +99,20 @@ def _drive(model: Model, device: Device, queue: BatchQueue, until: float) -> _Tu
     """Run batches; for each row that is done another one comes."""
     rows, batches = 0, []
     began = ended = time.perf_counter()
-    for batch in queue.batches():
-        device.use_cores(batch.cores)
-        started = time.perf_counter()
-        with device.turn():
-            run(model, [entry.job for entry in batch.entries])
-        ended = time.perf_counter()
-        batches.append(ended - started)
-        rows += len(batch.entries)
-        for entry in batch.entries:
-            queue.put(_entry(entry.job))
-        if ended >= until:
-            queue.close()
-    return _Turn(rows, ended - began, batches)
+    with closing(queue):  # so that the others end, too
+        for batch in queue.batches():
+            device.use_cores(batch.cores)
+            started = time.perf_counter()
+            with device.turn():
+                run(model, [entry.job for entry in batch.entries])
+            ended = time.perf_counter()
+            batches.append(ended - started)
+            rows += len(batch.entries)
+            for entry in batch.entries:
+                queue.put(_entry(entry.job))
+            if ended >= until:
+                break
+    return _Turn(rows, max(ended, until) - began, batches)
 
 
 def _job(model: Model) -> Job:

@@ -175,12 +175,25 @@ def test_connections_that_wait_for_an_http_process_that_dies_wait_for_its_succes
 ) -> None:
     with serving(tmp_path / "log", APP_HTTP_PROCESSES="3") as server:
         server.wait_until_ready()
+        wait_for(lambda: len(http_processes(server)) == 3)
         (spare,) = wait_for(lambda: http_processes(server, serve=False))
         first, *others = http_processes(server)
         os.kill(first, signal.SIGKILL)
         for _ in range(30):
             assert httpx.get(f"{server.url}/livez", timeout=60).status_code == 200
         wait_for(lambda: set(http_processes(server)) == {*others, spare})
+
+
+def test_an_http_process_that_hangs_is_replaced(tmp_path: Path) -> None:
+    with serving(tmp_path / "log", APP_HTTP_PROCESSES="2", APP_HANG_S="2") as server:
+        server.wait_until_ready()
+        wait_for(lambda: len(http_processes(server)) == 2)
+        hanging, other = http_processes(server)
+        os.kill(hanging, signal.SIGSTOP)
+        for _ in range(30):  # about half of them are dealt to the one that hangs
+            assert httpx.get(f"{server.url}/livez", timeout=60).status_code == 200
+        assert hanging not in http_processes(server)
+        assert other in http_processes(server)
 
 
 def http_processes(server: Server, *, serve: bool = True) -> list[int]:
