@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.engine.control import BlockingControl, Control, Line
-from app.engine.place import BACKLOG
-from app.errors import SetupError
+from app.engine.listening import listen, own_listener
 from app.logs import set_up_logs
 from app.metrics import GatheredMetrics, Metrics
 from app.settings import Settings, admin_token
@@ -81,7 +80,7 @@ async def http_process(end: socket.socket) -> None:
     start = await anext(lines, None)
     if start is None:
         return
-    listener = _own_listener(start)
+    listener = own_listener(start["listeners"], start["number"])
     settings = Settings.model_validate(start["settings"])
     set_up_logs(settings.log_format, start["name"])
     metrics = GatheredMetrics(control.send, asyncio.get_running_loop().call_later)
@@ -120,15 +119,6 @@ async def _tell_alive(control: Control, seconds: float) -> None:
     while True:
         control.send({"kind": "alive"})
         await asyncio.sleep(seconds)
-
-
-def _own_listener(start: Line) -> socket.socket:
-    """The one of this process's place; who waits at another must not depend on this process."""
-    listeners = [socket.socket(fileno=descriptor) for descriptor in start["listeners"]]
-    own = listeners.pop(start["number"])
-    for other in listeners:
-        other.close()
-    return own
 
 
 async def _obey(lines: AsyncIterator[Line], engine: "EngineClient", server: "HttpServer") -> None:
@@ -286,28 +276,6 @@ def find_devices(wanted: Sequence[str]) -> list[str]:
     else:
         count = sum(gpu.strip() not in {"", "-1"} for gpu in visible.split(","))
     return [f"cuda:{number}" for number in range(count)] or ["cpu"]
-
-
-def listen(host: str, port: int, processes: int) -> list[socket.socket]:
-    """Bind the port, for each http process once: it stays open while one of them is replaced.
-
-    Sockets of their own, among which Linux deals out the connections: at one socket for all,
-    whoever is awake takes what comes, half of 192 connections for one of eight processes.
-
-    Raises:
-        SetupError: naming the address that is taken or wrong.
-    """
-    try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.create_server(address[:2], family=family) as first:  # not beside another server
-            first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            address = first.getsockname()
-            return [
-                socket.create_server(address[:2], family=family, reuse_port=True, backlog=BACKLOG)
-                for _ in range(processes)
-            ]
-    except OSError as exc:
-        raise SetupError(f"cannot listen on {host}:{port}: {exc}") from exc
 
 
 def _listen_local(path: str) -> socket.socket:

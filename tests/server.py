@@ -3,11 +3,12 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -94,6 +95,17 @@ def serving(log: Path, *flags: str, **environment: str) -> Iterator[Server]:
             server.stop()
         process.kill()
         process.wait()
+
+
+def accept_all(listener: socket.socket) -> int:
+    """How many connections wait at a socket; they are closed."""
+    listener.setblocking(False)
+    count = 0
+    with suppress(OSError):  # no more of them, or it does not listen
+        while True:
+            listener.accept()[0].close()
+            count += 1
+    return count
 
 
 def command_line(pid: int) -> bytes:

@@ -73,7 +73,7 @@ def _values(weights: Weights) -> list[float]:
 
 
 def _moved(values: Tensor, beside: Tensor) -> Tensor:
-    """On the same device; this thread does not wait, where CUDA needs it no longer."""
+    """On the same device; this thread waits for no more than CUDA has to."""
     return values.to(beside.device, non_blocking=True)
 
 

@@ -2,12 +2,10 @@
 
 import asyncio
 import socket
-from contextlib import suppress
 from dataclasses import dataclass
 
 from app.engine.control import Control, Line
-
-BACKLOG = 1024  # connections that wait at a listening socket
+from app.engine.listening import listen_again, refuse
 
 
 @dataclass(eq=False)
@@ -49,12 +47,11 @@ class Place:
             self.child.control.send(line)
 
     def refuse(self) -> None:
-        """Let callers go to other places; those that wait here are refused."""
+        """Let callers go to other places, while nothing fills this one."""
         if self.listener:
-            with suppress(OSError):  # what only Linux does: elsewhere they wait
-                self.listener.shutdown(socket.SHUT_RD)
+            refuse(self.listener)
 
     def listen(self) -> None:
         """After ``refuse``."""
         if self.listener and self.wanted:
-            self.listener.listen(BACKLOG)
+            listen_again(self.listener)

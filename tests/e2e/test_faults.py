@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -178,9 +179,15 @@ def test_connections_that_wait_for_an_http_process_that_dies_wait_for_its_succes
         wait_for(lambda: len(http_processes(server)) == 3)
         (spare,) = wait_for(lambda: http_processes(server, serve=False))
         first, *others = http_processes(server)
-        os.kill(first, signal.SIGKILL)
-        for _ in range(30):
-            assert httpx.get(f"{server.url}/livez", timeout=60).status_code == 200
+        os.kill(first, signal.SIGSTOP)  # so that its share of the connections waits
+        with ExitStack() as stack:
+            address = server.client.base_url.host, server.client.base_url.port
+            clients = [stack.enter_context(socket.create_connection(address)) for _ in range(30)]
+            os.kill(first, signal.SIGKILL)
+            for client in clients:
+                client.settimeout(60)
+                client.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert all(client.recv(15) == b"HTTP/1.1 200 OK" for client in clients)
         wait_for(lambda: set(http_processes(server)) == {*others, spare})
 
 

@@ -2,18 +2,14 @@
 
 import json
 import logging
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
-from app.errors import SetupError
 from app.logs import request_id, set_up_logs
-from app.main import api_settings, find_devices, listen
+from app.main import api_settings, find_devices
 from app.metrics import Metrics, MetricsRegistry
 from app.settings import Settings, admin_token
 
@@ -45,37 +41,6 @@ def test_the_admin_token_is_no_setting_that_could_be_a_flag_or_be_dumped(
         assert "the-operator" not in repr(api_settings(Settings()))
     monkeypatch.delenv("APP_ADMIN_TOKEN")
     assert admin_token() is None
-
-
-def test_a_free_port_is_bound_and_a_taken_one_is_named() -> None:
-    with ExitStack() as open_sockets:
-        listeners = [open_sockets.enter_context(s) for s in listen("127.0.0.1", 0, 2)]
-        (port,) = {listener.getsockname()[1] for listener in listeners}
-        with socket.create_connection(("127.0.0.1", port)):
-            pass
-        with pytest.raises(SetupError, match=str(port)):
-            listen("127.0.0.1", port, 2)
-
-
-def test_connections_are_dealt_out_among_the_http_processes() -> None:
-    with ExitStack() as open_sockets:
-        listeners = [open_sockets.enter_context(s) for s in listen("127.0.0.1", 0, 3)]
-        for _ in range(90):
-            client = socket.create_connection(listeners[0].getsockname())
-            open_sockets.enter_context(client)
-        shares = [len(list(accepted(listener))) for listener in listeners]
-    assert sum(shares) == 90
-    assert min(shares) >= 10
-
-
-def accepted(listener: socket.socket) -> Iterator[None]:
-    """Once for each connection that waits there."""
-    listener.setblocking(False)
-    with suppress(BlockingIOError):
-        while True:
-            connection, _ = listener.accept()
-            connection.close()
-            yield
 
 
 def test_an_http_process_can_be_put_together_without_torch() -> None:

@@ -4,7 +4,6 @@ import asyncio
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,6 @@ import pytest
 from app.engine.place import Place
 from app.engine.pool import Pool
 from app.engine.signals import first_of
-from app.main import listen
 from app.settings import Settings
 
 
@@ -36,33 +34,6 @@ def test_a_process_that_ends_again_and_again_is_given_ever_more_time_and_never_u
     assert delays == sorted(delays)
     assert delays[-1] == 30
     assert pool._backoff(place, worked=60) == 0
-
-
-def test_connections_are_dealt_to_other_places_while_one_is_not_filled() -> None:
-    with ExitStack() as stack:
-        one, other = [stack.enter_context(s) for s in listen("127.0.0.1", 0, 2)]
-        place = Place("http", 0, listener=one)
-
-        def shares() -> list[int]:
-            for _ in range(40):
-                stack.enter_context(socket.create_connection(other.getsockname()))
-            return [waiting(one), waiting(other)]
-
-        place.refuse()
-        assert shares() == [0, 40]
-        place.listen()
-        assert min(shares()) >= 3
-
-
-def waiting(listener: socket.socket) -> int:
-    """How many connections wait there; they are closed."""
-    listener.setblocking(False)
-    count = 0
-    with suppress(OSError):  # no more of them, or it does not listen
-        while True:
-            listener.accept()[0].close()
-            count += 1
-    return count
 
 
 def test_a_process_that_cannot_be_started_is_tried_again(

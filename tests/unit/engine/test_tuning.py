@@ -27,10 +27,17 @@ def figures(*batches: tuple[int, float]) -> list[Measured]:
     return [Measured("fp32", rows, ms, rows / ms * 1e3) for rows, ms in batches]
 
 
-def test_every_size_is_measured_as_it_would_be_served() -> None:
-    found = measure(make_model(), sizes=(1, 6), seconds=0.2)
-    assert [(m.precision, m.rows) for m in found] == [("fp32", 1), ("fp32", 6)]
-    assert all(m.milliseconds > 0 and m.rate > 0 for m in found)
+def test_every_size_is_measured_in_the_batches_that_would_be_served(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    batches: list[int] = []
+    monkeypatch.setattr(tuning, "run", lambda _model, jobs: batches.append(len(jobs)))
+    (one,) = measure(make_model(), sizes=(1,), seconds=0.05)
+    assert set(batches) == {1}
+    batches.clear()
+    (eight,) = measure(make_model(), sizes=(8,), seconds=0.05)
+    assert max(batches) == Device(CPU).sharing(8).max_rows  # not all eight, on several cores
+    assert [(m.precision, m.rows) for m in (one, eight)] == [("fp32", 1), ("fp32", 8)]
 
 
 def test_a_driver_that_has_nothing_to_do_has_a_low_rate(monkeypatch: pytest.MonkeyPatch) -> None:
