@@ -1,4 +1,4 @@
-"""A trunk as CUDA graphs: launched as a whole, and not kernel by kernel.
+"""A part of a model as CUDA graphs: launched as a whole, and not kernel by kernel.
 
 Python needs 6 ms to launch the kernels of a ResNet-50, which an H100 computes in 0.4 for one
 picture and in 1.5 for 32. A graph has a fixed number of rows and fixed places in memory: there is
@@ -6,10 +6,15 @@ one for each of a few sizes, and a batch goes into the next larger one.
 """
 
 from bisect import bisect_left
+from collections.abc import Callable
+from functools import cache
 from threading import Lock
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+Values = Tensor | tuple[Tensor, ...]  # each of N rows
 
 _WARM_UPS = 3  # cuDNN and the allocator settle before anything is recorded
 
@@ -21,59 +26,81 @@ def sizes(largest: int) -> list[int]:
     return sorted(rows for rows in steps if rows <= largest)
 
 
+class _Turns:
+    """Graphs of a device run one at a time, whichever model's they are: after the last has ended.
+
+    They are recorded in one place: cuBLAS keeps 32 MB for each that multiplies matrices, for ever,
+    and the graphs share that memory. Its priority is the lowest, and stays their kernels': a batch
+    that has left its graph has little to do, and must not wait for all of the next batch's.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.lock = Lock()
+        self.ended = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self.recording = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
+_turns = cache(_Turns)
+
+
 class Captured(nn.Module):
-    """As the trunk it is made of, for use without gradients, from any thread and stream.
+    """As the function that it is made of, for use without gradients, from any thread and stream.
 
     Args:
-        trunk: [N, 3, H, W] → activations of N rows, of any float type; its weights frozen.
+        function: [N, 3, H, W] → a value of N rows, or several; what it holds must not change.
         example: an input, [1, 3, H, W], on a GPU.
-        largest: rows of the largest graph; more rows than that go through the trunk itself.
+        largest: rows of the largest graph; more rows than that go through the function itself.
+        beside: one of the same model, whose memory serves both.
 
     Raises:
         RuntimeError: it cannot be recorded, or there is no memory for that.
     """
 
-    def __init__(self, trunk: nn.Module, example: Tensor, largest: int) -> None:
+    def __init__(
+        self,
+        function: Callable[[Tensor], Values],
+        example: Tensor,
+        largest: int,
+        beside: "Captured | None" = None,
+    ) -> None:
         super().__init__()
-        self._trunk = trunk
+        self._function = function
         self._input = example.repeat(largest, 1, 1, 1).contiguous(memory_format=torch.channels_last)
-        self._lock = Lock()
-        # One at a time, in a stream of their own. Its priority is the lowest: a batch that has left
-        # its graph has little to do, and must not wait for all of the next batch's.
-        self._stream = torch.cuda.Stream(example.device)  # type: ignore[no-untyped-call]
-        self._pool = torch.cuda.graph_pool_handle()  # one for all: only one runs at a time
+        self.pool: Any = beside.pool if beside else torch.cuda.graph_pool_handle()
+        self._turns = _turns(example.device)
         self._sizes = sizes(largest)
         with torch.no_grad():
             self._graphs = [self._capture(rows) for rows in reversed(self._sizes)][::-1]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, 3, H, W] → the activations, float32, in memory of their own."""
+    def forward(self, x: Tensor) -> Values:
+        """[N, 3, H, W] → what the function gives, in memory of its own."""
         rows = len(x)
         if rows > self._sizes[-1]:
-            return self._trunk(x).float()  # type: ignore[no-any-return]
-        graph, output = self._graphs[bisect_left(self._sizes, rows)]
-        result = torch.empty_like(output[:rows], dtype=torch.float32)
-        own = torch.cuda.current_stream(x.device)
-        with self._lock:
-            self._stream.wait_stream(own)
-            with torch.cuda.stream(self._stream):
-                self._input[:rows].copy_(x)
-                graph.replay()
+            return self._function(x)
+        graph, outputs = self._graphs[bisect_left(self._sizes, rows)]
+        results = tuple(torch.empty_like(output[:rows]) for output in _several(outputs))
+        own, turns = torch.cuda.current_stream(x.device), self._turns
+        with turns.lock:
+            own.wait_event(turns.ended)  # on the GPU: this thread goes on
+            self._input[:rows].copy_(x)
+            graph.replay()
+            for result, output in zip(results, _several(outputs), strict=True):
                 result.copy_(output[:rows])
-            own.wait_stream(self._stream)  # on the GPU: this thread goes on
-        return result
+            turns.ended.record(own)
+        return results if isinstance(outputs, tuple) else results[0]
 
-    def _capture(self, rows: int) -> tuple[torch.cuda.CUDAGraph, Tensor]:
-        x = self._input[:rows]
-        self._stream.wait_stream(torch.cuda.current_stream(x.device))
-        with torch.cuda.stream(self._stream):
-            for _ in range(_WARM_UPS):
-                self._trunk(x)
-        torch.cuda.current_stream(x.device).wait_stream(self._stream)
+    def _capture(self, rows: int) -> tuple[torch.cuda.CUDAGraph, Values]:
+        x, stream = self._input[:rows], self._turns.recording
+        for _ in range(_WARM_UPS):
+            self._function(x)
         graph = torch.cuda.CUDAGraph()
         # Other threads may serve other models meanwhile.
-        with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
-            output = self._trunk(x)
-        if len(output) != rows:
+        with torch.cuda.graph(graph, self.pool, stream, capture_error_mode="thread_local"):
+            outputs = self._function(x)
+        if any(len(output) != rows for output in _several(outputs)):
             raise RuntimeError("its value has no rows of its own for each picture")
-        return graph, output
+        return graph, outputs
+
+
+def _several(values: Values) -> tuple[Tensor, ...]:
+    return values if isinstance(values, tuple) else (values,)

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -96,16 +96,18 @@ class Model:
         self.activation = manifest.activation
         self.precision: Precision = manifest.precision or loading.precision
         self.follows_weights = not loading.fused and self.precision == "fp32"
-        example = self._examples()[:1]
+        examples = self.normalize(self._examples())
+        example = examples[:1]
         self._cutter = self._make_cutter(manifest, example, fused=loading.fused)
         self._cuts: dict[tuple[str, ...], Cut] = {}
+        self._classifier: Captured | None = None  # at the model's own cut
         self._lock = Lock()
         self.layer = self._layer(manifest)
         if device.type == "cuda" and loading.fused and loading.rows:
-            self._capture(manifest.name, example, loading.rows)
+            self._capture(manifest.name, loading.rows)
         num_classes = self_check(self.module, self.cut(), example, self._tolerance)
         if self.precision != "fp32":
-            check_precision(self.module, self.cut(), self._examples(), self.scores, self.precision)
+            check_precision(self.module, self.cut(), examples, self.scores, self.precision)
         self.labels = labels(manifest, num_classes)
         self.info = self._describe(manifest)
 
@@ -145,15 +147,39 @@ class Model:
         """The logits, and the attention of each block, [N, heads, T, T]."""
         return attend(self._graph, x)
 
-    def normalize(self, pictures: Sequence[Pixels]) -> Tensor:
-        """Pictures, each uint8 [H, W, 3] → float32 [N, 3, H, W], channels last, on the device."""
+    def stack(self, pictures: Sequence[Pixels]) -> Tensor:
+        """Pictures, each uint8 [H, W, 3] → [N, 3, H, W], channels last, on the device."""
         pinned = self.device.type == "cuda"  # a GPU then fetches them while this thread goes on
         shape = (len(pictures), *pictures[0].shape)
         batch = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
         # Not by NumPy: it gives Python's lock away for each picture, and has to wait for it again.
         torch.stack([_tensor(picture) for picture in pictures], out=batch)
-        batch = batch.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+        return batch.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+
+    def normalize(self, batch: Tensor) -> Tensor:
+        """Stacked pictures → what the network takes, float32."""
         return batch.to(torch.float32).sub_(self._mean).mul_(self._scale)
+
+    def classify(self, batch: Tensor, cut: Cut) -> tuple[Tensor, Tensor]:
+        """All of the model without gradients.
+
+        Args:
+            batch: pictures, as ``stack`` gives them.
+            cut: where it is explained.
+
+        Returns:
+            The activations that the head takes, float32; and logits and scores, [N, 2, classes].
+        """
+        if self._classifier and cut is self._cuts[()]:
+            captured: tuple[Tensor, Tensor] = self._classifier(batch)
+            return captured
+        with torch.no_grad():
+            activations = cut.forward_features(self.normalize(batch)).float()
+            return activations, self.answers(cut.forward_head(activations)[0])
+
+    def answers(self, logits: Tensor) -> Tensor:
+        """[N, classes] → these and the scores, [N, 2, classes]: one copy fetches both."""
+        return torch.stack((logits, self.scores(logits)), dim=1)
 
     def _make_cut(self, *layers: str) -> Cut:
         try:
@@ -167,21 +193,23 @@ class Model:
             torch.cuda.current_stream(self.device).synchronize()
         return cut
 
-    def _capture(self, name: str, example: Tensor, rows: int) -> None:
+    def _capture(self, name: str, rows: int) -> None:
         """Prepare the model's own cut; others, which callers choose, are launched kernel by kernel.
 
         An untraceable model has no trunk to prepare.
         """
         if not isinstance(self._cutter, Cutter):
             return
-        cut = self.cut()
+        cut, batch = self.cut(), self._examples()[:1]
         try:
-            trunk = Captured(cut.forward_features, example, rows)
+            classifier = Captured(partial(self.classify, cut=cut), batch, rows)
+            trunk = Captured(cut.forward_features, self.normalize(batch), rows, classifier)
         except RuntimeError as exc:
             torch.cuda.synchronize(self.device)  # raises where more than the capture is broken
             log.warning("%s is launched kernel by kernel, which is slower: %s", name, exc)
         else:
             self._cuts[()] = replace(cut, forward_features=trunk)
+            self._classifier = classifier
 
     @property
     def _graph(self) -> fx.GraphModule:
@@ -220,13 +248,13 @@ class Model:
             ) from exc
 
     def _examples(self) -> Tensor:
-        """Fixed pictures, neither flat nor noise: enough to make every class respond."""
+        """Fixed pictures, stacked; neither flat nor noise: enough to make every class respond."""
         height, width = self.preprocess.crop
         generator = torch.Generator().manual_seed(0)
         coarse = torch.rand(_EXAMPLES, 3, 7, 7, generator=generator)
         pictures = nn.functional.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 1)
         pixels = (pictures.permute(0, 2, 3, 1) * 255).to(torch.uint8)
-        return self.normalize(list(pixels.numpy()))
+        return self.stack(list(pixels.numpy()))
 
     def _describe(self, manifest: Manifest) -> ModelInfo:
         return ModelInfo(

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cached_property
 from threading import local
 from typing import ParamSpec, TypeVar
 
@@ -53,14 +54,13 @@ class Device:
         """
         torch.set_num_threads(count or self._cores)
 
-    def order(self) -> torch.cuda.Stream | None:
-        """An order of its own, for work that several threads do one after the other.
+    @cached_property
+    def background(self) -> torch.cuda.Stream | None:
+        """The order of what several threads do one after the other: loading, steps of slow jobs.
 
-        It goes before what all threads share; see ``Captured``.
+        One for all, as each that ever multiplied matrices has 32 MB of cuBLAS for itself.
         """
-        if not self.is_gpu:
-            return None
-        return torch.cuda.Stream(self._device, priority=-1)  # type: ignore[no-untyped-call]
+        return self._order()
 
     @contextmanager
     def turn(self, order: torch.cuda.Stream | None = None) -> Iterator[None]:
@@ -69,14 +69,20 @@ class Device:
         An error that a GPU keeps ends the process: it would answer with nothing else from then on.
         The pool starts another worker, and the jobs go there.
         """
-        if not hasattr(self._own, "order"):
-            self._own.order = self.order()
+        if order is None and not hasattr(self._own, "order"):
+            self._own.order = self._order()
         try:
             with torch.cuda.stream(order or self._own.order):  # nothing where there is no GPU
                 yield
         except torch.AcceleratorError:
             self.end_if_lost()
             raise
+
+    def _order(self) -> torch.cuda.Stream | None:
+        """A new one, which goes before the CUDA graphs that all threads share."""
+        if not self.is_gpu:
+            return None
+        return torch.cuda.Stream(self._device, priority=-1)  # type: ignore[no-untyped-call]
 
     def end_if_lost(self) -> None:
         """End the process where the device answers with nothing but errors."""

@@ -9,7 +9,9 @@ from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
@@ -31,12 +33,12 @@ class _Graph:
 
     def gradients(self, weights: Weights) -> Sequence[Tensor]:
         """Those of the weighted logits; a row's weights reach that row alone."""
-        dense = torch.zeros(self.logits.shape)
-        for row, weight_by_class in zip(dense.numpy(), weights, strict=True):
+        dense = np.zeros(self.logits.shape, np.float32)
+        for row, weight_by_class in zip(dense, weights, strict=True):
             for index, weight in weight_by_class.items():
                 row[index] = weight
         return torch.autograd.grad(
-            self.logits, list(self.values), _moved(dense, self.logits), retain_graph=True
+            self.logits, list(self.values), _beside(self.logits, dense), retain_graph=True
         )
 
 
@@ -47,7 +49,6 @@ class _LinearHead:
     Autograd would multiply by the whole weight, which costs a twentieth of a small batch's time.
     """
 
-    logits: Tensor
     values: Sequence[Tensor]
     weight: Tensor  # [classes, C]
 
@@ -56,55 +57,64 @@ class _LinearHead:
         (value,) = self.values
         classes = [index for row in weights for index in row]
         starts = accumulate((len(row) for row in weights[:-1]), initial=0)
-        places = _moved(torch.tensor([*classes, *starts]), value)
+        places = _beside(value, np.array([*classes, *starts]))
         sums = embedding_bag(  # a weighted sum of rows for each picture, [N, C]
             places[: len(classes)],
             self.weight,
             places[len(classes) :],
             mode="sum",
-            per_sample_weights=_moved(torch.tensor(_values(weights)), value),
+            per_sample_weights=_beside(value, np.array(_values(weights), np.float32)),
         )
         sums /= value[0, 0].numel()
         return [sums[:, :, None, None].expand_as(value)]
+
+
+def _through_head(cut: Cut, x: Tensor) -> _Graph:
+    with torch.no_grad():
+        activations = cut.forward_features(x).float()
+    with torch.enable_grad():
+        logits, *targets = cut.forward_head(activations.requires_grad_())
+    return _Graph(logits, targets)
 
 
 def _values(weights: Weights) -> list[float]:
     return [weight for row in weights for weight in row.values()]
 
 
-def _moved(values: Tensor, beside: Tensor) -> Tensor:
+def _beside(there: Tensor, values: NDArray[Any]) -> Tensor:
     """On the same device; this thread waits for no more than CUDA has to."""
-    return values.to(beside.device, non_blocking=True)
+    return torch.from_numpy(values).to(there.device, non_blocking=True)
 
 
 class Evidence:
     """A batch inside the model: one trunk pass, and whatever else is asked for.
 
+    ``answers`` are logits and scores, [N, 2, classes].
+
     Args:
         model: of the rows.
         cut: of the rows.
-        x: [N, 3, H, W], normalised.
+        batch: pictures, as ``Model.stack`` gives them.
         differentiable: whether gradients will be asked for.
     """
 
-    def __init__(self, model: Model, cut: Cut, x: Tensor, *, differentiable: bool) -> None:
+    def __init__(self, model: Model, cut: Cut, batch: Tensor, *, differentiable: bool) -> None:
         self.cut = cut
-        self.inputs = x
+        self.at_cut: _Graph | _LinearHead  # if differentiable
         self._model = model
-        weight = cut.linear
-        by_autograd = differentiable and weight is None
-        with torch.no_grad():
-            activations = cut.forward_features(x).float()
-        with torch.set_grad_enabled(by_autograd):
-            logits, *targets = cut.forward_head(activations.requires_grad_(by_autograd))
-        self.at_cut: _Graph | _LinearHead = (
-            _Graph(logits, targets) if weight is None else _LinearHead(logits, targets, weight)
-        )
+        self._batch = batch
+        if differentiable and cut.linear is None:
+            self.at_cut = _through_head(cut, self.inputs)
+            self.answers = model.answers(self.at_cut.logits.detach())
+        else:
+            activations, self.answers = model.classify(batch, cut)
+            if cut.linear is not None:
+                self.at_cut = _LinearHead([activations], cut.linear)
 
-    @property
-    def logits(self) -> Tensor:
-        """[N, classes]."""
-        return self.at_cut.logits.detach()
+    @cached_property
+    def inputs(self) -> Tensor:
+        """[N, 3, H, W], normalised."""
+        return self._model.normalize(self._batch)
 
     @cached_property
     def activations(self) -> list[Tensor]:

@@ -37,13 +37,13 @@ def run(model: Model, jobs: Sequence[Job]) -> list[Outcome]:
     evidence = Evidence(
         model,
         model.cut(*jobs[0].layers),
-        model.normalize([job.pixels for job in jobs]),
+        model.stack([job.pixels for job in jobs]),
         differentiable=any(job.methods for job in jobs),
     )
-    logits, scores = _fetch([evidence.logits, model.scores(evidence.logits)])  # [N, classes]
+    (answers,) = _fetch([evidence.answers])  # [N, 2, classes]
     plans = [
-        _plan(job, n, class_indices(job.classes, n, s, model.threshold))
-        for job, n, s in zip(jobs, logits, scores, strict=True)
+        _plan(job, logits, class_indices(job.classes, logits, scores, model.threshold))
+        for job, (logits, scores) in zip(jobs, answers, strict=True)
     ]
     forward_done = time.perf_counter()
     found = _maps(evidence, plans)
@@ -54,9 +54,9 @@ def run(model: Model, jobs: Sequence[Job]) -> list[Outcome]:
     maps = _by_row(evidence.cut, plans, found)
     results = [
         JobResult(logits=n, scores=s, maps=m, timings=timings, batch_rows=len(jobs))
-        for n, s, m in zip(logits, scores, maps, strict=True)
+        for (n, s), m in zip(answers, maps, strict=True)
     ]
-    if all(np.isfinite(values).all() for values in (logits, *found.values())):
+    if all(np.isfinite(values).all() for values in (answers, *found.values())):
         return list(results)
     return [finite(result) for result in results]
 
@@ -175,11 +175,12 @@ def _fetch(tensors: Sequence[Tensor]) -> list[Floats]:
     """
     if not tensors or tensors[0].device.type == "cpu":
         return [tensor.numpy() for tensor in tensors]
-    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-    fetched = torch.empty(flat.shape, pin_memory=True).copy_(flat, non_blocking=True)
-    torch.cuda.current_stream(flat.device).synchronize()
-    parts = torch.split(fetched, [tensor.numel() for tensor in tensors])
-    return [part.view(t.shape).numpy() for part, t in zip(parts, tensors, strict=True)]
+    fetched = [
+        torch.empty(tensor.shape, pin_memory=True).copy_(tensor, non_blocking=True)
+        for tensor in tensors
+    ]
+    torch.cuda.current_stream(tensors[0].device).synchronize()
+    return [tensor.numpy() for tensor in fetched]
 
 
 def place(method: Method | SlowMethod, cut: Cut) -> str:

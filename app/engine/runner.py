@@ -38,10 +38,9 @@ class Runner:
         """Run a job of many passes, one at a time; see ``run_slowly``."""
         model = self._registry.get(job.model, job.version)
         steps = run_slowly(model, job, max(1, self._max_batch_size // _SLICES))
-        order = self.device.order()  # each step may be another driver's
         while True:
             try:
-                with self.device.turn(order), GATE.running():
+                with self.device.turn(self.device.background), GATE.running():
                     progress = next(steps)
             except StopIteration as end:
                 outcome: Outcome = end.value
@@ -82,7 +81,7 @@ class Runner:
 
     def _load(self, name: str) -> CamserveError | None:
         self.device.use_cores()
-        with self.device.turn():
+        with self.device.turn(self.device.background):
             error = self._registry.load(name, self._prepare)
         if error and self.device.is_gpu:
             self.device.end_if_lost()  # then it was no fault of the model's

@@ -82,7 +82,7 @@ def compiled_forward(name: str, rows: int) -> float:
 def own_forward(model: Model, rows: int) -> float:
     """The trunk as CUDA graphs, and the head behind it."""
     x, cut = _input(rows, model.device), model.cut()
-    return rows * _rate(lambda: cut.forward_head(cut.forward_features(x)))
+    return rows * _rate(lambda: cut.forward_head(cut.forward_features(x).float()))
 
 
 def _input(rows: int, device: torch.device) -> Tensor:

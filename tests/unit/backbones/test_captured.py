@@ -34,7 +34,7 @@ def test_a_trunk_that_cannot_be_captured_runs_as_it_is(
     monkeypatch.setattr(torch.cuda, "synchronize", lambda _device: None)
     before = model.cut()
     with caplog.at_level(logging.WARNING):
-        model._capture("m", model._examples()[:1], 8)
+        model._capture("m", 8)
     assert model.cut() is before
     assert "m is launched kernel by kernel" in caplog.text
 
@@ -43,4 +43,4 @@ def test_an_untraceable_model_is_not_captured(monkeypatch: pytest.MonkeyPatch) -
     model = Model(make_manifest(), torch.device("cpu"))
     monkeypatch.setattr(model, "_cutter", object())
     monkeypatch.setattr(model_module, "Captured", lambda *_: pytest.fail("captured"))
-    model._capture("m", model._examples()[:1], 8)
+    model._capture("m", 8)

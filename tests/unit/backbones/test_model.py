@@ -155,7 +155,7 @@ def test_pictures_are_normalised_as_torchvision_does_it(make_model: MakeModel) -
     pixels = torch.randint(0, 256, (224, 224, 3), dtype=torch.uint8)
     spec = model.preprocess
     expected = transforms.Normalize(spec.mean, spec.std)(pixels.permute(2, 0, 1) / 255)
-    torch.testing.assert_close(model.normalize([pixels.numpy()])[0], expected)
+    torch.testing.assert_close(model.normalize(model.stack([pixels.numpy()]))[0], expected)
 
 
 # The real download code, against a server of our own

@@ -117,7 +117,9 @@ def test_gradcam_is_the_closed_form_on_pooling_and_a_linear_head(
 ) -> None:
     (result,) = results(model, [make_job(pictures[0], 3)])
     with torch.no_grad():
-        maps = model.cut().forward_features(model.normalize([pictures[0]]))  # [1, C, h, w]
+        maps = model.cut().forward_features(
+            model.normalize(model.stack([pictures[0]]))
+        )  # [1, C, h, w]
     weight = model.module.get_submodule("fc").weight
     assert isinstance(weight, torch.Tensor)
     expected = torch.einsum("c,nchw->nhw", weight[3], maps)[0] / maps[0, 0].numel()
@@ -269,8 +271,8 @@ def test_a_row_with_numbers_that_are_not_finite_fails_alone(
     good = results(model, [make_job(pictures[0], 1)])[0]
     normalize = model.normalize
 
-    def spoil_second(rows: list[NDArray[Any]]) -> torch.Tensor:
-        batch = normalize(rows)
+    def spoil_second(stacked: torch.Tensor) -> torch.Tensor:
+        batch = normalize(stacked)
         batch[1:] = float("nan")
         return batch
 
