@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from app.imaging import geometry, region, render
 from app.imaging.hot import hot_spots
@@ -18,7 +17,6 @@ from app.types import (
     ImageInfo,
     Map,
     MethodInfo,
-    Picture,
     Pixels,
     RegionReport,
 )
@@ -73,7 +71,7 @@ class Canvas:
             flags=(*flags, *found.flags, *saturated),
             residual=found.residual,
             heatmap=render.heatmap(laid, style) if "heatmap" in wanted else None,
-            overlay=None if self.shown is None else self._overlay(laid, self.shown, style),
+            overlay=None if self.shown is None else render.overlay(laid, self.shown, style),
             spots=self._spots(evidence) if "boxes" in wanted else None,
             with_region=self.cover is not None,
             region=None if self.cover is None else self._region(found, self.cover),
@@ -89,9 +87,6 @@ class Canvas:
         seen = geometry.lay(np.ones((1, 1), np.float32), info.crop, self.upload, out) > 0
         laid[seen] = grad_cam_scale(laid[seen])
         return laid
-
-    def _overlay(self, laid: Map, shown: Pixels, style: render.Style) -> Picture:
-        return render.overlay(laid, Image.fromarray(shown), style)
 
     def _spots(self, evidence: Map) -> tuple[HotSpot, ...]:
         return hot_spots(evidence, self.info.crop, self.upload, self.options.threshold)

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from app.errors import InvalidOption
 from app.imaging import geometry, region, render
 from app.imaging.decode import Decoded, decode
@@ -68,7 +66,7 @@ def _shown(upload: bytes, decoded: Decoded, side: int, max_pixels: int) -> Pixel
             upload, max_pixels=max_pixels, needed=lambda w, h: geometry.fit(w, h, side)
         )
     size = geometry.fit(decoded.width, decoded.height, side)
-    return np.asarray(render.fitted(decoded.image, size))
+    return render.canvas(decoded.image, size)
 
 
 def _cover(

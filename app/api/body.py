@@ -5,12 +5,12 @@ query parameters, form fields or JSON keys, under the same names. Nothing is gue
 given twice, given differently in two places, or unknown is an error that names it.
 """
 
-import base64
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import pybase64
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
@@ -199,7 +199,7 @@ def _base64(name: str, text: object) -> bytes:
         if not comma or not head.lower().endswith(";base64"):
             raise _wrong(name, "is a data URI, but not one of base64")
     try:
-        return base64.b64decode(text, validate=True)
+        return pybase64.b64decode(text, validate=True)
     except ValueError as exc:
         raise _wrong(name, "is not base64 (A-Z a-z 0-9 + / =, no line breaks)") from exc
 

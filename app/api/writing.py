@@ -1,8 +1,8 @@
 """An answer becomes JSON."""
 
-from base64 import b64encode
 from typing import Any
 
+from pybase64 import b64encode_as_string
 from pydantic import TypeAdapter
 
 import app
@@ -115,14 +115,14 @@ def _picture(picture: Picture) -> EncodedPicture:
         media_type=picture.media_type,
         width=picture.width,
         height=picture.height,
-        base64=b64encode(picture.data).decode(),
+        base64=b64encode_as_string(picture.data),
     )
 
 
 def _raw(values: Map) -> RawMap:
     data = values.astype("<f4").tobytes()
     return RawMap(
-        shape=(values.shape[0], values.shape[1]), dtype="<f4", base64=b64encode(data).decode()
+        shape=(values.shape[0], values.shape[1]), dtype="<f4", base64=b64encode_as_string(data)
     )
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from app.imaging.colormap import colormap
 from app.imaging.png import Levels, palette_png, rgb_png
-from app.types import Map, Picture
+from app.types import Map, Picture, Pixels
 
 # Chosen on 600x400 pictures: a lossless heatmap is as small as a lossy one, three times as fast,
 # and has the exact colours. PNG has an encoder of its own.
@@ -48,27 +48,28 @@ def heatmap(evidence: Map, style: Style) -> Picture:
     return _picture(style.image_format, evidence, _encode(image, style.image_format, _HEATMAP))
 
 
-def overlay(evidence: Map, picture: Image.Image, style: Style) -> Picture:
-    """The map blended over the picture, which is resized to the map's size if it has another.
+def overlay(evidence: Map, shown: Pixels, style: Style) -> Picture:
+    """The map blended over the picture.
 
     Args:
         evidence: float32 [height, width] in [0, 1].
-        picture: RGB, without metadata: Pillow would copy them into the result.
+        shown: the picture, see ``canvas``.
         style: of the result.
     """
     levels = _levels(evidence)
-    colored, mask = _colored(levels, colormap(style.colors)), _mask(levels, _opacity(style.alpha))
-    blend = Image.composite(colored, fitted(picture, colored.size), mask)
+    blend = Image.fromarray(shown)
+    mask = _mask(levels, _opacity(style.alpha))
+    blend.paste(_colored(levels, colormap(style.colors)), mask=mask)
     name = style.image_format
     data = rgb_png(np.asarray(blend)) if name == "png" else _encode(blend, name, _OVERLAY[name])
     return _picture(name, evidence, data)
 
 
-def fitted(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The picture that an overlay of this size is drawn on."""
-    if picture.size == size:
-        return picture
-    return picture.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+def canvas(picture: Image.Image, size: tuple[int, int]) -> Pixels:
+    """What overlays of this width and height are drawn on, [height, width, 3]."""
+    if picture.size != size:
+        picture = picture.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+    return np.asarray(picture)
 
 
 def _levels(evidence: Map) -> Levels:

@@ -103,10 +103,11 @@ def test_the_raw_map_is_left_alone() -> None:
 
 
 @given(MAPS, st.booleans())
-def test_evidence_fills_zero_to_one_unless_it_is_flagged(raw: Map, relu: bool) -> None:
+def test_evidence_fills_zero_to_one_unless_there_is_none(raw: Map, relu: bool) -> None:
     evidence, flags = normalize(raw, relu=relu)
     assert evidence.shape == raw.shape
-    assert (evidence.min(), evidence.max()) == ((0, 0) if flags else (0, 1))
+    blank = NO_POSITIVE_EVIDENCE in flags
+    assert (evidence.min(), evidence.max()) == ((0, 0) if blank else (0, 1))
 
 
 @given(COARSE, st.floats(0.0009765625, 1024, width=32), st.booleans())
