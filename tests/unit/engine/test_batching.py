@@ -203,7 +203,7 @@ def test_a_slow_job_that_another_driver_goes_on_with_is_still_running() -> None:
 
 def test_rows_that_wait_are_dealt_out_to_two_drivers() -> None:
     queue = BatchQueue(SharedCores(max_rows=16, cores=2))
-    for job_id in range(3):
+    for job_id in range(5):
         queue.put(make_entry(job_id))
     one, other = queue.batches(), queue.batches()
     batches = [next(one), next(other)]
