@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""How long requests would take if a server lost nothing: what p99 a load allows at best.
+"""How long requests take where each has one core and nothing is lost: what a load does to p99.
 
     scripts/ideal_queue.py [SECONDS] [SERVERS] [LOAD]
 
@@ -32,7 +32,7 @@ def percentiles(seconds: float, servers: int, load: float) -> tuple[float, float
 
 if __name__ == "__main__":
     given = dict(enumerate(sys.argv[1:]))
-    half, worst = percentiles(
+    p50, p99 = percentiles(
         float(given.get(0, 0.08)), int(given.get(1, 2)), float(given.get(2, 0.8))
     )
-    print(f"p50 {half * 1e3:.0f} ms, p99 {worst * 1e3:.0f} ms: {worst / half:.2f} times")
+    print(f"p50 {p50 * 1e3:.0f} ms, p99 {p99 * 1e3:.0f} ms: {p99 / p50:.2f} times")

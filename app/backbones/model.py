@@ -17,7 +17,7 @@ from app.backbones.hooked import HookedCutter
 from app.backbones.manifest import Manifest
 from app.backbones.parts import Cut
 from app.backbones.rewire import attend, guided, has_attention, has_relu
-from app.backbones.selfcheck import check_precision, self_check
+from app.backbones.selfcheck import check_precision, check_recording, self_check
 from app.errors import InvalidOption, ModelCheckFailed
 from app.types import LayerInfo, ModelInfo, Pixels, Precision, Preprocess
 
@@ -106,9 +106,9 @@ class Model:
         self._classifier: Captured | None = None  # at the model's own cut
         self._lock = Lock()
         self.layer = self._layer(manifest)
+        num_classes = self_check(self.module, self.cut(), example, self._tolerance)
         if device.type == "cuda" and loading.fused and loading.rows:
             self._capture(manifest.name, loading.rows)
-        num_classes = self_check(self.module, self.cut(), example, self._tolerance)
         if self.precision != "fp32":
             check_precision(self.module, self.cut(), examples, self.scores, self.precision)
         self.labels = labels(manifest, num_classes)
@@ -215,6 +215,16 @@ class Model:
         else:
             self._cuts[()] = replace(cut, forward_features=trunk)
             self._classifier = classifier
+            self._check_recording(self._examples()[:rows])
+
+    def _check_recording(self, batch: Tensor) -> None:
+        cut, x = self.cut(), self.normalize(batch)
+        with torch.no_grad():
+            expected = self.module(x)
+            in_two = cut.forward_head(cut.forward_features(x).float())[0]
+        _, answers = self.classify(batch, cut)
+        for logits in (in_two, answers[:, 0]):
+            check_recording(logits, expected, self._tolerance)
 
     @property
     def _graph(self) -> fx.GraphModule:

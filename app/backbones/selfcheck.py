@@ -82,10 +82,25 @@ def _gradient(cut: Cut, activations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return logits.detach(), target.detach(), gradient
 
 
+def check_recording(logits: Tensor, expected: Tensor, tolerance: float) -> None:
+    """Check that a model as a GPU has recorded it gives the logits of the model itself.
+
+    Raises:
+        ModelCheckFailed: they differ by more than that part of the largest.
+    """
+    error = _difference(logits, expected)
+    if not error <= tolerance:  # NaN is not, either
+        raise ModelCheckFailed(f"recording: it differs from model(x) by {error:.1e}")
+
+
 def _check_split(logits: Tensor, expected: Tensor, tolerance: float) -> None:
-    error = float((logits - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
-    if error > tolerance:
+    error = _difference(logits, expected)
+    if not error <= tolerance:
         raise ModelCheckFailed(f"split: head(features(x)) differs from model(x) by {error:.1e}")
+
+
+def _difference(ours: Tensor, expected: Tensor) -> float:
+    return float((ours - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
 
 
 def _check_gradient(gradient: Tensor) -> None:

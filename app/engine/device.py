@@ -58,7 +58,8 @@ class Device:
     def background(self) -> torch.cuda.Stream | None:
         """The order of what several threads do one after the other: loading, steps of slow jobs.
 
-        One for all, as each that ever multiplied matrices has 32 MB of cuBLAS for itself.
+        One for all, as each that ever multiplied matrices has 32 MB of cuBLAS for itself. It is
+        made when the first model is loaded, which is before there is any job.
         """
         return self._order()
 

@@ -100,7 +100,7 @@ class Evidence:
 
     def __init__(self, model: Model, cut: Cut, batch: Tensor, *, differentiable: bool) -> None:
         self.cut = cut
-        self.at_cut: _Graph | _LinearHead  # if differentiable
+        self.at_cut: _Graph | _LinearHead  # set where gradients may be asked for
         self._model = model
         self._batch = batch
         if differentiable and cut.linear is None:

@@ -10,7 +10,7 @@ _GPU_DRIVERS = 3  # one batch computes; the next one's pictures come, and the la
 _MAX_CPU_DRIVERS = 4  # each keeps threads of its own for all cores
 _WORTH_S = 0.02  # of a core's time: less than that waits for company while something else runs
 _ENOUGH_S = 0.04  # of each of its cores: a batch of more rows is no cheaper, and they wait longer
-_FEW = 2  # rows for each core cost a little less than one, where each driver can have as many
+_FEW = 2  # rows for a core cost a little less than one: where each core could have as many
 _UNKNOWN_S = 1.0  # of a core, for a row of a model that has not run yet: heavy
 _CROWDED = 0.5  # of the last batches: others ran or waited at their end
 _LATELY = 0.2  # weight of the last batch in what is known of them
@@ -130,7 +130,7 @@ class SharedCores:
         cores = min(ceil(worth), free) // parts
         if model is not None and self._crowd > _CROWDED:
             cores = min(cores, self._cores // self.drivers)  # others will come meanwhile
-        few = min(_FEW, max(1, waiting // self.drivers))
+        few = min(_FEW, max(1, waiting // self._cores))
         enough = cores * max(few, ceil(_ENOUGH_S / row_s))
         return Portion(min(ceil(waiting / parts), self.max_rows, enough), cores)
 

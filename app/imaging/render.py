@@ -57,7 +57,7 @@ def overlay(evidence: Map, shown: Pixels, style: Style) -> Picture:
         style: of the result.
     """
     levels = _levels(evidence)
-    blend = Image.fromarray(shown)
+    blend = Image.fromarray(shown)  # a copy
     mask = _mask(levels, _opacity(style.alpha))
     blend.paste(_colored(levels, colormap(style.colors)), mask=mask)
     name = style.image_format

@@ -150,9 +150,10 @@ def test_a_layer_that_the_model_has_not_is_an_error_of_the_request(make_model: M
         make_model("resnet18").cut("nowhere")
 
 
-def test_pictures_are_normalised_as_torchvision_does_it(make_model: MakeModel) -> None:
-    model = make_model("resnet18")
-    pixels = torch.randint(0, 256, (224, 224, 3), dtype=torch.uint8)
+@pytest.mark.parametrize("crop", [(64, 64), (64, 96)])
+def test_pictures_are_normalised_as_torchvision_does_it(crop: tuple[int, int]) -> None:
+    model = Model(make_manifest(preprocess={"resize": 96, "crop": crop}), CPU)
+    pixels = torch.randint(0, 256, (*crop, 3), dtype=torch.uint8)
     spec = model.preprocess
     expected = transforms.Normalize(spec.mean, spec.std)(pixels.permute(2, 0, 1) / 255)
     torch.testing.assert_close(model.normalize(model.stack([pixels.numpy()]))[0], expected)

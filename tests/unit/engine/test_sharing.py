@@ -69,11 +69,14 @@ def test_a_batch_is_no_larger_than_gains_anything() -> None:
     assert sharing.portion("heavy", 64, 0, [5]) == Portion(2, 1)
 
 
-def test_rows_of_a_heavy_model_go_one_by_one_unless_there_are_two_for_each_driver() -> None:
+def test_rows_of_a_heavy_model_go_one_by_one_unless_there_are_two_for_each_core() -> None:
     sharing = SharedCores(max_rows=16, cores=2)
     sharing.learn("heavy", 1, 0.08, more=True)
     found = [sharing.portion("heavy", waiting, 0, [1]) for waiting in (1, 2, 3, 4, 9)]
     assert found == [Portion(rows, 1) for rows in (1, 1, 1, 2, 2)]
+    many = SharedCores(max_rows=64, cores=8)
+    assert many.portion("heavy", 15, 0, [2, 2, 2]) == Portion(2, 2)
+    assert many.portion("heavy", 16, 0, [2, 2, 2]) == Portion(4, 2)
 
 
 def test_a_light_row_waits_for_company_beside_another_batch_but_not_for_long() -> None:

@@ -44,6 +44,15 @@ def test_a_palette_picture_comes_back_with_its_colours_and_its_opacity(
     assert np.array_equal(shown[..., 3], opacity[indices])
 
 
+def test_what_comes_again_takes_less_and_a_small_window_suffices_to_read_it() -> None:
+    pixels = np.tile(noise(1, 40, 3), (100, 16, 1))
+    data = rgb_png(pixels)
+    assert len(data) < pixels.nbytes / 2
+    assert np.array_equal(levels(opened(data)), pixels)
+    deflated = data[data.index(b"IDAT") + 4 :]
+    assert zlib.decompressobj(wbits=11).decompress(deflated)  # in 2 kB, or it would be an error
+
+
 def test_a_view_that_is_not_contiguous_is_written_too() -> None:
     pixels = noise(9, 8, 3)[::2, ::-1]
     assert np.array_equal(levels(opened(rgb_png(pixels))), pixels)

@@ -85,6 +85,13 @@ def test_an_overlay_is_the_blend_of_both(alpha: float) -> None:
     assert np.abs(levels(image) - blended(evidence, picture, alpha)).max() <= 1.5
 
 
+def test_the_picture_that_an_overlay_is_drawn_on_is_left_as_it_is() -> None:
+    shown = np.array(photo(256, 90))
+    before = shown.copy()
+    overlay(np.ones((90, 256), np.float32), shown, style("png"))
+    assert np.array_equal(shown, before)
+
+
 @pytest.mark.parametrize("image_format", ["webp", "jpeg"])
 def test_an_overlay_in_a_lossy_format_looks_the_same(image_format: str) -> None:
     picture = photo(256, 90).resize((64, 22)).resize((256, 90), Image.Resampling.BICUBIC)
