@@ -82,7 +82,7 @@ def beside_forward(model: Model, rows: int, pairs: int) -> None:
 
     def plain() -> None:
         with torch.no_grad():
-            logits = cut.forward_head(cut.forward_features(model.normalize(model.stack(pixels))))[0]
+            logits = cut.forward_head(cut.forward_features(model.inputs(pixels)))[0]
             torch.softmax(logits, dim=1).numpy()
 
     top1 = [make_job(p, "top1") for p in pixels]
@@ -94,7 +94,7 @@ def beside_forward(model: Model, rows: int, pairs: int) -> None:
 def scorecam(model: Model, pairs: int) -> None:
     """grad-cam on torchvision's model as it comes, with its default batch of 16, and with ours."""
     module = plain_module()
-    x = model.normalize(model.stack([picture()])).contiguous()
+    x = model.inputs([picture()]).contiguous()
     target = [grad_cam.utils.model_targets.ClassifierOutputTarget(CLASS)]
     job = make_job(picture(), CLASS, methods=("scorecam",))
     for count, batch, times in ((64, 16, pairs), (64, SLICE, pairs), (2048, 16, 1)):
@@ -123,7 +123,7 @@ class FewChannels(grad_cam.ScoreCAM):  # type: ignore[misc]
 def lime(model: Model, pairs: int) -> None:
     """Captum on torchvision's model as it comes, picture by picture as by default, and as we do."""
     module = plain_module()
-    x = model.normalize(model.stack([picture()])).contiguous()
+    x = model.inputs([picture()]).contiguous()
     segments = superpixels(picture())[None, None].expand(1, 3, -1, -1)
     job = make_job(picture(), CLASS, methods=("lime",))
     method = captum.Lime(

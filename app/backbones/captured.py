@@ -29,9 +29,10 @@ def sizes(largest: int) -> list[int]:
 class _Turns:
     """Graphs of a device run one at a time, whichever model's they are: after the last has ended.
 
-    They are recorded in one place: cuBLAS keeps 32 MB for each that multiplies matrices, for ever,
-    and the graphs share that memory. Its priority is the lowest, and stays their kernels': a batch
-    that has left its graph has little to do, and must not wait for all of the next batch's.
+    They are recorded in one stream: cuBLAS keeps 32 MB for each that multiplies matrices, for ever,
+    and the graphs share that memory. It has the lowest priority, which PyTorch lets their kernels
+    keep (pull request 167346): a batch that has left its graph has little to do, and must not wait
+    for all of the next batch's.
     """
 
     def __init__(self, device: torch.device) -> None:

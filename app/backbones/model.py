@@ -1,7 +1,6 @@
 """A classifier that is loaded, cut, checked and ready to serve."""
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from threading import Lock
@@ -14,19 +13,19 @@ from app.backbones.captured import Captured
 from app.backbones.cut import Cutter, Untraceable
 from app.backbones.family import build, labels, preprocess
 from app.backbones.hooked import HookedCutter
+from app.backbones.inputs import Inputs
 from app.backbones.manifest import Manifest
 from app.backbones.parts import Cut
 from app.backbones.rewire import attend, guided, has_attention, has_relu
 from app.backbones.selfcheck import check_precision, check_recording, self_check
 from app.errors import InvalidOption, ModelCheckFailed
-from app.types import LayerInfo, ModelInfo, Pixels, Precision, Preprocess
+from app.types import LayerInfo, ModelInfo, Precision, Preprocess
 
 if TYPE_CHECKING:
     from app.settings import Settings
 
 log = logging.getLogger(__name__)
 
-_EXAMPLES = 4
 _MAX_CUTS = 64
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -90,16 +89,12 @@ class Model:
         )
         self.device = device
         self.preprocess: Preprocess = preprocess(manifest)
-        # Of each number in a row of pixels: an eighth of the time that three numbers take, which
-        # come round after every pixel.
-        width = self.preprocess.crop[1]
-        self._mean = torch.tensor(self.preprocess.mean, device=device).repeat(width) * 255
-        self._scale = 1 / (torch.tensor(self.preprocess.std, device=device).repeat(width) * 255)
+        self.inputs = Inputs(self.preprocess, device)
         self.threshold = manifest.threshold
         self.activation = manifest.activation
         self.precision: Precision = manifest.precision or loading.precision
         self.follows_weights = not loading.fused and self.precision == "fp32"
-        examples = self.normalize(self._examples())
+        examples = self.inputs.normalize(self.inputs.examples())
         example = examples[:1]
         self._cutter = self._make_cutter(manifest, example, fused=loading.fused)
         self._cuts: dict[tuple[str, ...], Cut] = {}
@@ -150,26 +145,11 @@ class Model:
         """The logits, and the attention of each block, [N, heads, T, T]."""
         return attend(self._graph, x)
 
-    def stack(self, pictures: Sequence[Pixels]) -> Tensor:
-        """Pictures, each uint8 [H, W, 3] → [N, 3, H, W], channels last, on the device."""
-        pinned = self.device.type == "cuda"  # a GPU then fetches them while this thread goes on
-        shape = (len(pictures), *pictures[0].shape)
-        batch = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
-        # Not by NumPy: it gives Python's lock away for each picture, and has to wait for it again.
-        torch.stack([_tensor(picture) for picture in pictures], out=batch)
-        return batch.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
-
-    def normalize(self, batch: Tensor) -> Tensor:
-        """Stacked pictures → what the network takes, float32."""
-        pixels = batch.permute(0, 2, 3, 1)
-        rows = pixels.flatten(2).to(torch.float32).sub_(self._mean).mul_(self._scale)
-        return rows.view(pixels.shape).permute(0, 3, 1, 2)
-
     def classify(self, batch: Tensor, cut: Cut) -> tuple[Tensor, Tensor]:
         """All of the model without gradients.
 
         Args:
-            batch: pictures, as ``stack`` gives them.
+            batch: pictures, as ``inputs.stack`` gives them.
             cut: where it is explained.
 
         Returns:
@@ -179,7 +159,7 @@ class Model:
             captured: tuple[Tensor, Tensor] = self._classifier(batch)
             return captured
         with torch.no_grad():
-            activations = cut.forward_features(self.normalize(batch)).float()
+            activations = cut.forward_features(self.inputs.normalize(batch)).float()
             return activations, self.answers(cut.forward_head(activations)[0])
 
     def answers(self, logits: Tensor) -> Tensor:
@@ -205,20 +185,20 @@ class Model:
         """
         if not isinstance(self._cutter, Cutter):
             return
-        cut, batch = self.cut(), self._examples()[:1]
+        cut, batch = self.cut(), self.inputs.examples()[:1]
         try:
             classifier = Captured(partial(self.classify, cut=cut), batch, rows)
-            trunk = Captured(cut.forward_features, self.normalize(batch), rows, classifier)
+            trunk = Captured(cut.forward_features, self.inputs.normalize(batch), rows, classifier)
         except RuntimeError as exc:
             torch.cuda.synchronize(self.device)  # raises where more than the capture is broken
             log.warning("%s is launched kernel by kernel, which is slower: %s", name, exc)
         else:
             self._cuts[()] = replace(cut, forward_features=trunk)
             self._classifier = classifier
-            self._check_recording(self._examples()[:rows])
+            self._check_recording(self.inputs.examples()[:rows])
 
     def _check_recording(self, batch: Tensor) -> None:
-        cut, x = self.cut(), self.normalize(batch)
+        cut, x = self.cut(), self.inputs.normalize(batch)
         with torch.no_grad():
             expected = self.module(x)
             in_two = cut.forward_head(cut.forward_features(x).float())[0]
@@ -262,15 +242,6 @@ class Model:
                 f" {', '.join(self._cutter.layers)}"
             ) from exc
 
-    def _examples(self) -> Tensor:
-        """Fixed pictures, stacked; neither flat nor noise: enough to make every class respond."""
-        height, width = self.preprocess.crop
-        generator = torch.Generator().manual_seed(0)
-        coarse = torch.rand(_EXAMPLES, 3, 7, 7, generator=generator)
-        pictures = nn.functional.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 1)
-        pixels = (pictures.permute(0, 2, 3, 1) * 255).to(torch.uint8)
-        return self.stack(list(pixels.numpy()))
-
     def _describe(self, manifest: Manifest) -> ModelInfo:
         return ModelInfo(
             name=manifest.name,
@@ -295,8 +266,3 @@ class Model:
                 for name, grid in self._cutter.layers.items()
             ),
         )
-
-
-def _tensor(picture: Pixels) -> Tensor:
-    """The same memory, unless that is read-only, which torch does not know."""
-    return torch.from_numpy(picture if picture.flags.writeable else picture.copy())

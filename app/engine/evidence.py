@@ -94,7 +94,7 @@ class Evidence:
     Args:
         model: of the rows.
         cut: of the rows.
-        batch: pictures, as ``Model.stack`` gives them.
+        batch: pictures, as ``Inputs.stack`` gives them.
         differentiable: whether gradients will be asked for.
     """
 
@@ -114,7 +114,7 @@ class Evidence:
     @cached_property
     def inputs(self) -> Tensor:
         """[N, 3, H, W], normalised."""
-        return self._model.normalize(self._batch)
+        return self._model.inputs.normalize(self._batch)
 
     @cached_property
     def activations(self) -> list[Tensor]:

@@ -37,7 +37,7 @@ def run(model: Model, jobs: Sequence[Job]) -> list[Outcome]:
     evidence = Evidence(
         model,
         model.cut(*jobs[0].layers),
-        model.stack([job.pixels for job in jobs]),
+        model.inputs.stack([job.pixels for job in jobs]),
         differentiable=any(job.methods for job in jobs),
     )
     (answers,) = _fetch([evidence.answers])  # [N, 2, classes]

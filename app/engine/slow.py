@@ -109,7 +109,7 @@ class _Meter:
 
 
 def _row(model: Model, job: Job, first: JobResult, cut: Cut, slice_rows: int, budget: int) -> Row:
-    x = model.normalize(model.stack([job.pixels]))
+    x = model.inputs([job.pixels])
     with torch.no_grad():
         start = cut.forward_features(x).float()
         _, target, *_ = cut.forward_head(

@@ -41,7 +41,7 @@ def engine_rates(name: str, seconds: float = _SECONDS) -> dict[str, float]:
     module.eval()
     rng = np.random.default_rng(0)
     pixels = list(rng.integers(0, 256, (ROWS, 224, 224, 3), np.uint8))
-    x = model.normalize(model.stack(pixels))
+    x = model.inputs(pixels)
     plain = x.contiguous()
     cut = model.cut()
     jobs = [_job(p) for p in pixels]

@@ -83,9 +83,7 @@ def test_gradcam_through_http_is_the_closed_form_of_pooling_and_a_linear_head(
     model = Model(read_manifest(TEST_MODELS / "tiny.toml"), torch.device("cpu"))
     picture = make_picture(96, 96)  # of the model's own input size: nothing is resized
     with torch.no_grad():
-        activations = model.cut().forward_features(
-            model.normalize(model.stack([np.asarray(picture)]))
-        )[0]
+        activations = model.cut().forward_features(model.inputs([np.asarray(picture)]))[0]
     weight = model.module.get_submodule("fc").weight
     assert isinstance(weight, torch.Tensor)
     answer = explain(server, encode(picture, "PNG"), classes="top12")

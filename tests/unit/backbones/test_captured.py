@@ -72,7 +72,7 @@ def test_a_captured_model_gives_the_same_and_one_that_does_not_is_refused(
     skewed: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = Model(make_manifest(), torch.device("cpu"))
-    batch = model._examples()
+    batch = model.inputs.examples()
     activations, answers = model.classify(batch, model.cut())
     monkeypatch.setattr(model_module, "Captured", Recorded)
     model._capture("m", 8)

@@ -71,7 +71,7 @@ def job(pixels: Pixels) -> Job:
 
 def confirmed(model: Model, pixels: Pixels) -> tuple[Numbers, Numbers]:
     """Logits and Grad-CAM of the model as torchvision built it, by autograd from a hook."""
-    x = model.normalize(model.stack([pixels]))
+    x = model.inputs([pixels])
     with torch.enable_grad():
         logits, value = by_hand(model.module, x, model.layer)
         (gradient,) = torch.autograd.grad(logits[0, CLASS], value)

@@ -297,7 +297,7 @@ def test_a_precision_that_moves_a_score_is_refused(tmp_path: Path) -> None:
     born = make(num_classes=2)
     state = born.module.state_dict()
     with torch.no_grad():
-        logits = born.module(born.normalize(born._examples()))
+        logits = born.module(born.inputs.normalize(born.inputs.examples()))
         scale = 3 / (logits[:, 1] - logits[:, 0]).std()  # scores that hang on the last digits
     state["fc.bias"] -= logits.mean(dim=0)
     state["fc.weight"] *= scale

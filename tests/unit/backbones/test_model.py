@@ -156,7 +156,7 @@ def test_pictures_are_normalised_as_torchvision_does_it(crop: tuple[int, int]) -
     pixels = torch.randint(0, 256, (*crop, 3), dtype=torch.uint8)
     spec = model.preprocess
     expected = transforms.Normalize(spec.mean, spec.std)(pixels.permute(2, 0, 1) / 255)
-    torch.testing.assert_close(model.normalize(model.stack([pixels.numpy()]))[0], expected)
+    torch.testing.assert_close(model.inputs([pixels.numpy()])[0], expected)
 
 
 # The real download code, against a server of our own

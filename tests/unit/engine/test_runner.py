@@ -117,9 +117,7 @@ def test_gradcam_is_the_closed_form_on_pooling_and_a_linear_head(
 ) -> None:
     (result,) = results(model, [make_job(pictures[0], 3)])
     with torch.no_grad():
-        maps = model.cut().forward_features(
-            model.normalize(model.stack([pictures[0]]))
-        )  # [1, C, h, w]
+        maps = model.cut().forward_features(model.inputs([pictures[0]]))  # [1, C, h, w]
     weight = model.module.get_submodule("fc").weight
     assert isinstance(weight, torch.Tensor)
     expected = torch.einsum("c,nchw->nhw", weight[3], maps)[0] / maps[0, 0].numel()
@@ -269,14 +267,14 @@ def test_a_row_with_numbers_that_are_not_finite_fails_alone(
     # Unfused, for oneDNN's ReLU makes 0 of NaN; no finite picture gives NaN in a float32 trunk.
     model = Model(make_manifest(**PICTURED), torch.device("cpu"), Loading(fused=False))
     good = results(model, [make_job(pictures[0], 1)])[0]
-    normalize = model.normalize
+    normalize = model.inputs.normalize
 
     def spoil_second(stacked: torch.Tensor) -> torch.Tensor:
         batch = normalize(stacked)
         batch[1:] = float("nan")
         return batch
 
-    monkeypatch.setattr(model, "normalize", spoil_second)
+    monkeypatch.setattr(model.inputs, "normalize", spoil_second)
     first, second = run(model, [make_job(pictures[0], 1), make_job(pictures[1], 1)])
     assert isinstance(first, JobResult)
     assert_same(first, good)

@@ -71,7 +71,7 @@ class Case:
         self.model = model
         self.layer = layer
         self.pixels = np.random.default_rng(3).integers(0, 256, (side, side, 3), np.uint8)
-        self.x = model.normalize(model.stack([self.pixels]))
+        self.x = model.inputs([self.pixels])
         self.target_layer = model.module.get_submodule(layer)
 
     def ours(self, method: str, against: Sequence[int] = ()) -> NDArray[np.float32]:

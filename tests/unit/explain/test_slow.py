@@ -81,7 +81,7 @@ def explain(job: Job, of: Model | None = None, slice_rows: int = 8) -> tuple[Cla
 
 def inputs(of: Model) -> tuple[Tensor, Tensor]:
     """The normalised picture, and the activations at the cut."""
-    x = of.normalize(of.stack([picture(of.preprocess.crop[0])]))
+    x = of.inputs([picture(of.preprocess.crop[0])])
     with torch.no_grad():
         return x, of.cut().forward_features(x)
 
