@@ -106,10 +106,12 @@ class Models:
         most = max_maps // len(methods)
         classes = tuple(_resolve_class(entry, model, most) for entry in options.classes)
         if len(set(classes)) < len(classes):
-            raise _invalid("classes", "the same class is given twice, as index and as label")
+            raise InvalidOption.of(
+                "classes", "the same class is given twice, as index and as label"
+            )
         maps = len(methods) * sum(_count(entry, model, most) for entry in classes)
         if maps > max_maps:
-            raise _invalid("classes", f"asks for {maps} maps; the limit is {max_maps}")
+            raise InvalidOption.of("classes", f"asks for {maps} maps; the limit is {max_maps}")
         return Plan(
             classes=classes,
             methods=options.method,
@@ -128,12 +130,14 @@ def _find_layers(
     found = tuple(_find_layer(layer, model) for layer in layers)
     at_layers = [m for m in methods if "activations" in m.needs]
     if found and not at_layers:
-        raise _invalid("layer", f"{methods[0].name} looks at no layer; leave it out")
+        raise InvalidOption.of("layer", f"{methods[0].name} looks at no layer; leave it out")
     if len(set(found)) < len(found):
-        raise _invalid("layer", "the same layer is given twice, by two of its names")
+        raise InvalidOption.of("layer", "the same layer is given twice, by two of its names")
     for method in at_layers:
         if len(found) > 1 and not method.several_layers:
-            raise _invalid("layer", f"{method.name} takes one layer; layercam takes several")
+            raise InvalidOption.of(
+                "layer", f"{method.name} takes one layer; layercam takes several"
+            )
     return () if found == (model.layer,) else found
 
 
@@ -141,7 +145,7 @@ def _find_layer(layer: str, model: ModelInfo) -> str:
     for known in model.layers:
         if layer in {known.name, *known.aliases}:
             return known.name
-    raise _invalid("layer", f"{model.name} has no layer {layer!r} that holds a map;"
+    raise InvalidOption.of("layer", f"{model.name} has no layer {layer!r} that holds a map;"
                    f" see /api/v1/models/{model.name}")  # fmt: skip
 
 
@@ -149,17 +153,17 @@ def _find_rivals(
     against: Sequence[int | str], model: ModelInfo, methods: Sequence[MethodInfo]
 ) -> tuple[int, ...]:
     if against and not any(method.against for method in methods):
-        raise _invalid("against", "is for finercam alone")
+        raise InvalidOption.of("against", "is for finercam alone")
     rivals = [_resolve("against", entry, model) for entry in against]
     if any(isinstance(rival, str) for rival in rivals):
-        raise _invalid("against", "each must be an index or a label")
+        raise InvalidOption.of("against", "each must be an index or a label")
     return tuple(rival for rival in rivals if isinstance(rival, int))
 
 
 def _check_methods(methods: Iterable[str], model: ModelInfo) -> None:
     for method in methods:
         if method not in model.methods:
-            raise _invalid("method", f"{method!r} does not suit {model.name}; these do:"
+            raise InvalidOption.of("method", f"{method!r} does not suit {model.name}; these do:"
                            f" {', '.join(model.methods)}")  # fmt: skip
 
 
@@ -168,8 +172,8 @@ def _resolve_class(entry: int | str, model: ModelInfo, most: int) -> int | str:
     if entry != POSITIVE or POSITIVE in model.labels:
         return _resolve("classes", entry, model)
     if model.activation != "sigmoid":
-        raise _invalid("classes", f"{model.name} has exclusive classes, none of them is positive by"
-                       " itself; ask for top3")  # fmt: skip
+        detail = "has exclusive classes, none of them is positive by itself; ask for top3"
+        raise InvalidOption.of("classes", f"{model.name} {detail}")
     return f"{POSITIVE}{most}"
 
 
@@ -177,23 +181,21 @@ def _resolve(option: str, entry: int | str, model: ModelInfo) -> int | str:
     """An index or ``topK`` as it is; a label becomes its index."""
     if isinstance(entry, int):
         if not 0 <= entry < len(model.labels):
-            raise _invalid(option, f"{entry} is not from 0 to {len(model.labels) - 1}")
+            raise InvalidOption.of(option, f"{entry} is not from 0 to {len(model.labels) - 1}")
         return entry
     if top(entry):
         return entry
     indices = [index for index, label in enumerate(model.labels) if label == entry]
     if not indices:
-        raise _invalid(option, f"{model.name} has no label {entry!r}")
+        raise InvalidOption.of(option, f"{model.name} has no label {entry!r}")
     if len(indices) > 1:
         listed = ", ".join(map(str, indices))
-        raise _invalid(option, f"{entry!r} is the label of several classes; say which: {listed}")
+        raise InvalidOption.of(
+            option, f"{entry!r} is the label of several classes; say which: {listed}"
+        )
     return indices[0]
 
 
 def _count(entry: int | str, model: ModelInfo, most: int) -> int:
     count = most if str(entry).startswith(POSITIVE) else top(entry) or 1
     return min(count, len(model.labels))
-
-
-def _invalid(field: str, detail: str) -> InvalidOption:
-    return InvalidOption(f"{field}: {detail}.", fields=[(field, detail)])

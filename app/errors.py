@@ -78,6 +78,16 @@ class CamserveError(Exception):
         self.retry_after = retry_after
         self.extra = extra or {}
 
+    def as_line(self) -> dict[str, Any]:
+        """All of it, to cross a socket as JSON; ``error_from_line`` is the way back."""
+        return {
+            "code": self.code,
+            "detail": self.detail,
+            "fields": self.fields,
+            "retry_after": self.retry_after,
+            "extra": self.extra,
+        }
+
 
 class BadRequest(CamserveError):
     status, code, title = 400, "malformed_request", "Malformed request"
@@ -141,6 +151,11 @@ class LoadFailed(Unprocessable):
 
 class InvalidOption(Unprocessable):
     code, title = "invalid_option", "Invalid option"
+
+    @classmethod
+    def of(cls, option: str, detail: str, extra: dict[str, Any] | None = None) -> "InvalidOption":
+        """One option is wrong; ``detail`` goes on after its name."""
+        return cls(f"{option}: {detail}.", fields=[(option, detail)], extra=extra)
 
 
 class MissingImage(Unprocessable):
@@ -235,9 +250,14 @@ class ModelCheckFailed(SetupError):
     code, title = "model_check_failed", "Model check failed"
 
 
-def error_from_code(code: str, detail: str) -> CamserveError:
-    """Rebuild an error that crossed a socket as its ``code`` and ``detail``."""
-    return _BY_CODE[code](detail)
+def error_from_line(line: dict[str, Any]) -> CamserveError:
+    """Rebuild an error that crossed a socket, see ``CamserveError.as_line``."""
+    return _BY_CODE[line["code"]](
+        line["detail"],
+        fields=[(field, detail) for field, detail in line["fields"]],
+        retry_after=line["retry_after"],
+        extra=line["extra"],
+    )
 
 
 def _tree(cls: type[CamserveError]) -> Iterator[type[CamserveError]]:

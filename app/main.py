@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from app.engine.control import BlockingControl, Control, Line
 from app.engine.listening import listen, own_listener
+from app.imports import lasting
 from app.logs import set_up_logs
 from app.metrics import GatheredMetrics, Metrics
 from app.settings import Settings, admin_token
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _HEAR_S = 1.0
+_STUCK = 71  # exit status
 
 
 def serve(settings: Settings) -> None:
@@ -71,9 +73,10 @@ def run_child(role: str, descriptor: int) -> None:
 
 async def http_process(end: socket.socket) -> None:
     """An http process: uvicorn around the API, the service behind it, workers behind that."""
-    from app.api.application import create_app
-    from app.api.server import HttpServer
-    from app.engine.client import EngineClient
+    with lasting():
+        from app.api.application import create_app
+        from app.api.server import HttpServer
+        from app.engine.client import EngineClient
 
     control = await Control.open(end)
     lines = control.lines()
@@ -188,11 +191,12 @@ def worker_process(control: BlockingControl) -> None:
     """A worker process: connections and a queue in front of one device's models."""
     from threading import Thread
 
-    from app.backbones.manifest import Manifest
-    from app.engine.batching import BatchQueue
-    from app.engine.loader import Loader
-    from app.engine.runner import Runner
-    from app.engine.worker import Worker
+    with lasting():
+        from app.backbones.manifest import Manifest
+        from app.engine.batching import BatchQueue
+        from app.engine.loader import Loader
+        from app.engine.runner import Runner
+        from app.engine.worker import Worker
 
     start = control.receive()
     if start is None:
@@ -221,8 +225,10 @@ def worker_process(control: BlockingControl) -> None:
     listening = Thread(target=loader.listen, args=(control.lines(),), daemon=True)
     listening.start()
     while listening.is_alive():  # until the pipe closes
-        if not worker.is_stuck(settings.hang_s):
-            control.send({"kind": "alive"})
+        if worker.is_stuck(settings.hang_s):
+            log.critical("a batch takes over %g s: this process ends", settings.hang_s)
+            os._exit(_STUCK)
+        control.send({"kind": "alive"})
         listening.join(settings.hang_s / 4)
 
 
@@ -246,8 +252,9 @@ def _announcer(
 
 def make_runner(settings: Settings, device: str, threads: int) -> "tuple[Runner, list[str]]":
     """The models of one device, and the names of those to load, in the order to load them."""
-    from app.backbones.manifest import read_manifests
-    from app.engine.runner import Runner
+    with lasting():
+        from app.backbones.manifest import read_manifests
+        from app.engine.runner import Runner
 
     registry = make_registry(settings, read_manifests(settings.models_dir), device, threads)
     return Runner(registry, settings.max_batch_size), registry.expect(settings.models)

@@ -93,19 +93,15 @@ def make_order(
 
 def _check_questions(options: ExplainOptions, plan: Plan, limit: int, *, masked: bool) -> None:
     if masked and options.region is not None:
-        raise _invalid("region", "is given as a box and as a mask")
+        raise InvalidOption.of("region", "is given as a box and as a mask")
     if options.counterfactual and not (masked or options.region):
-        raise _invalid("counterfactual", "needs a region or a mask")
+        raise InvalidOption.of("counterfactual", "needs a region or a mask")
     asked = questions(options, plan.maps)
     if asked > limit:
-        raise _invalid("check", f"needs {asked} passes; the limit is {limit}")
-
-
-def _invalid(option: str, detail: str) -> InvalidOption:
-    return InvalidOption(f"{option}: {detail}.", fields=[(option, detail)])
+        raise InvalidOption.of("check", f"needs {asked} passes; the limit is {limit}")
 
 
 def _budget(options: ExplainOptions, limit: int) -> int:
     if options.budget is not None and options.budget > limit:
-        raise _invalid("budget", f"the limit is {limit}")
+        raise InvalidOption.of("budget", f"the limit is {limit}")
     return options.budget or limit

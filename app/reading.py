@@ -82,8 +82,4 @@ def _check_pictures(info: ImageInfo, options: ExplainOptions, pictures: int, lim
     width, height = geometry.fit(info.width, info.height, options.size)
     if pictures * width * height > limit:
         detail = f"{pictures} pictures of {width}x{height} are over {limit} pixels; ask for less"
-        raise InvalidOption(
-            f"size: {detail}.",
-            fields=[("size", detail)],
-            extra={"limits": {"max_picture_pixels": limit}},
-        )
+        raise InvalidOption.of("size", detail, extra={"limits": {"max_picture_pixels": limit}})

@@ -122,7 +122,7 @@ class Service:
         )
         try:
             async with asyncio.timeout(order.deadline - time.monotonic()):
-                return await self._answer(upload, mask, order, on_progress)
+                return await self._answer(upload, mask, order, Stopwatch(began), on_progress)
         except TimeoutError as exc:
             raise DeadlineExceeded(f"There was no answer within {order.seconds:g} s.") from exc
 
@@ -131,9 +131,10 @@ class Service:
         upload: bytes,
         mask: bytes | None,
         order: Order,
+        watch: "Stopwatch",
         on_progress: OnProgress | None,
     ) -> Answer:
-        options, model, watch = order.options, order.model, Stopwatch()
+        options, model = order.options, order.model
         with watch("decode"):
             read = await self._in_thread(read_upload, upload, mask, order, self.limits)
         result = await self._engine.submit(order.job(read.pixels), on_progress)
@@ -193,7 +194,12 @@ class Service:
         scores = []
         for start in range(0, len(pictures), _ASK_AT_ONCE):
             jobs = [order.question(pixels) for pixels in pictures[start : start + _ASK_AT_ONCE]]
-            scores += [r.scores for r in await asyncio.gather(*map(self._engine.submit, jobs))]
+            tasks = [asyncio.ensure_future(self._engine.submit(job)) for job in jobs]
+            try:
+                scores += [result.scores for result in await asyncio.gather(*tasks)]
+            finally:
+                for task in tasks:  # where one has failed, nobody waits for the others
+                    task.cancel()
         return np.stack(scores)
 
     async def _in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -202,17 +208,17 @@ class Service:
 
 
 class Stopwatch:
-    """Milliseconds by stage."""
+    """Milliseconds by stage; ``total`` runs from ``began`` on, in ``time.monotonic()``."""
 
-    def __init__(self) -> None:
-        self._started = time.perf_counter()
+    def __init__(self, began: float) -> None:
+        self._began = began
         self._stages: dict[str, float] = {}
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        begun = time.perf_counter()
+        begun = time.monotonic()
         yield
-        self._stages[stage] = (time.perf_counter() - begun) * 1e3
+        self._stages[stage] = (time.monotonic() - begun) * 1e3
 
     def take(self, timings: dict[str, float]) -> None:
         """Stages that somebody else has timed."""
@@ -220,7 +226,7 @@ class Stopwatch:
 
     def total(self) -> dict[str, float]:
         """All stages, and ``total``."""
-        return {**self._stages, "total": (time.perf_counter() - self._started) * 1e3}
+        return {**self._stages, "total": (time.monotonic() - self._began) * 1e3}
 
 
 def _settings(options: PredictOptions) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def parse_options(
     merged = _once(query, "the query")
     for name, value in body.items():
         if name in merged and _entries(merged[name]) != _entries(value):
-            raise _wrong(name, "is given differently in the query and in the body")
+            raise InvalidOption.of(name, "is given differently in the query and in the body")
         merged[name] = value
     try:
         return model.model_validate({**(defaults or {}), **merged})
@@ -140,14 +140,14 @@ def _from_multipart(content_type: str, body: bytes) -> Upload:
     if not images:
         raise MissingImage("The form has no field 'image' (curl: -F image=@photo.jpg).")
     if len(images) > 1:
-        raise _wrong("image", "is given twice in the form")
+        raise InvalidOption.of("image", "is given twice in the form")
     options = {name: _text(name, value) for name, value in fields.items()}
     return Upload(images[0], options, mask)
 
 
 def _text(name: str, value: bytes) -> str:
     if len(value) > _MAX_VALUE:
-        raise _wrong(name, f"is over {_MAX_VALUE} bytes")
+        raise InvalidOption.of(name, f"is over {_MAX_VALUE} bytes")
     try:
         return value.decode()
     except UnicodeDecodeError as exc:
@@ -186,22 +186,22 @@ def _no_constant(constant: str) -> None:
 def _check_json(name: str, value: object) -> None:
     entries = value if isinstance(value, list) else [value]
     if any(isinstance(entry, list | dict) for entry in entries):
-        raise _wrong(name, "must be a plain value, or a list of them")
+        raise InvalidOption.of(name, "must be a plain value, or a list of them")
     if sum(len(str(entry)) + 1 for entry in entries) > _MAX_VALUE:
-        raise _wrong(name, f"is over {_MAX_VALUE} characters")
+        raise InvalidOption.of(name, f"is over {_MAX_VALUE} characters")
 
 
 def _base64(name: str, text: object) -> bytes:
     if not isinstance(text, str):
-        raise _wrong(name, "must be text: base64, or a data URI")
+        raise InvalidOption.of(name, "must be text: base64, or a data URI")
     if text.startswith("data:"):
         head, comma, text = text.partition(",")
         if not comma or not head.lower().endswith(";base64"):
-            raise _wrong(name, "is a data URI, but not one of base64")
+            raise InvalidOption.of(name, "is a data URI, but not one of base64")
     try:
         return pybase64.b64decode(text, validate=True)
     except ValueError as exc:
-        raise _wrong(name, "is not base64 (A-Z a-z 0-9 + / =, no line breaks)") from exc
+        raise InvalidOption.of(name, "is not base64 (A-Z a-z 0-9 + / =, no line breaks)") from exc
 
 
 def _once(pairs: Iterable[tuple[str, Any]], place: str) -> dict[str, Any]:
@@ -210,7 +210,7 @@ def _once(pairs: Iterable[tuple[str, Any]], place: str) -> dict[str, Any]:
         if len(name) > _MAX_NAME or len(found) >= _MAX_OPTIONS:
             raise BadRequest(f"Too many names, or too long a name, in {place}.")
         if name in found:
-            raise _wrong(name, f"is given twice in {place}")
+            raise InvalidOption.of(name, f"is given twice in {place}")
         found[name] = value
     return found
 
@@ -228,10 +228,6 @@ def _plain(value: object) -> str | float:
         return float(text)
     except ValueError:
         return text
-
-
-def _wrong(name: str, detail: str) -> InvalidOption:
-    return InvalidOption(f"{name}: {detail}.", fields=[(name, detail)])
 
 
 def _field(error: ErrorDetails) -> tuple[str, str]:

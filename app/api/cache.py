@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from starlette.responses import Response
@@ -58,14 +59,15 @@ class _Kept:
         return len(self.body) + _OVERHEAD
 
 
-def make_etag(upload: Upload, options: PredictOptions, kind: str, model: tuple[str, str]) -> str:
-    """Equal where the answer would be: of the same bytes, options, form, model and version.
+def make_etag(upload: Upload, options: PredictOptions, kind: str, makers: Sequence[str]) -> str:
+    """Equal where the answer would be: of the same bytes, options and form, by the same makers.
 
     Args:
         upload: the picture, and the mask.
         options: of the request; how long it may take is left out.
         kind: what answers: the route and the media type.
-        model: name and version, which is a hash of everything that makes it.
+        makers: all else that an answer depends on: the model and its version, the programs'
+            versions, the server's settings.
     """
     wanted = options.model_dump_json(exclude={"deadline_ms", "model"})
     digest = hashlib.sha256()
@@ -74,13 +76,8 @@ def make_etag(upload: Upload, options: PredictOptions, kind: str, model: tuple[s
         upload.mask or b"",
         wanted.encode(),
         kind.encode(),
-        *_encoded(model),
+        *(maker.encode() for maker in makers),
     ):
         digest.update(len(part).to_bytes(8, "big"))
         digest.update(part)
     return f'"{digest.hexdigest()}"'
-
-
-def _encoded(model: tuple[str, str]) -> tuple[bytes, bytes]:
-    name, version = model
-    return name.encode(), version.encode()

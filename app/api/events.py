@@ -42,10 +42,12 @@ async def _next(latest: "asyncio.Queue[Progress]", task: "asyncio.Future[bytes]"
     """The next piece to send while the work goes on; nothing, once it is done."""
     waiting = asyncio.ensure_future(latest.get())
     either: list[asyncio.Future[Any]] = [waiting, task]
-    await asyncio.wait(either, timeout=_COMMENT_S, return_when=asyncio.FIRST_COMPLETED)
-    if waiting.done():
-        return _event("progress", _as_json(waiting.result()))
-    waiting.cancel()
+    try:
+        await asyncio.wait(either, timeout=_COMMENT_S, return_when=asyncio.FIRST_COMPLETED)
+        if waiting.done():
+            return _event("progress", _as_json(waiting.result()))
+    finally:
+        waiting.cancel()
     return b"" if task.done() else b": still at it\n\n"
 
 

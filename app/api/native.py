@@ -12,6 +12,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+import app
 from app.api import documentation as doc
 from app.api.body import (
     Options,
@@ -46,7 +47,7 @@ from app.types import BUDGET_EXHAUSTED, Answer, ModelInfo
 JSON = "application/json"
 PICTURES = ("image/png", "image/webp", "image/jpeg")
 
-Work = Callable[[], Coroutine[Any, Any, Answer]]
+Work = Callable[..., Coroutine[Any, Any, Answer]]  # may be told whom to tell of its progress
 Write = Callable[[Answer], Awaitable[Response]]
 
 _BULKY = 512 * 1024  # bytes of pictures and maps that take over half a millisecond to write
@@ -86,7 +87,7 @@ class NativeApi:
         """Class scores alone."""
         negotiate(_accept(request), (JSON,))
         upload, options, began = await self._receive(request, PredictOptions)
-        work = partial(self._service.answer, upload.image, options, began)
+        work = partial(self._ask, upload, options, began)
         write = partial(self._json, explained=False)
         return await self._answer(request, _Wish(upload, options, "scores"), work, write)
 
@@ -99,18 +100,32 @@ class NativeApi:
         )
         if bare:
             options = _only_the_overlay(options, media_type)
+        work = partial(self._ask, upload, options, began)
         if media_type == EVENTS:
-            return stream(partial(self._work, upload, options, began))
-        work = partial(self._service.answer, upload.image, options, began, mask=upload.mask)
+            return stream(partial(self._tell, work))
         write = self._overlay if bare else partial(self._json, explained=True)
         return await self._answer(request, _Wish(upload, options, media_type), work, write)
 
-    async def _work(
-        self, upload: Upload, options: ExplainOptions, began: float, on_progress: OnProgress
-    ) -> bytes:
+    async def _ask(
+        self,
+        upload: Upload,
+        options: PredictOptions,
+        began: float,
+        on_progress: OnProgress | None = None,
+    ) -> Answer:
+        """Have it answered, and count what its stages took."""
         answer = await self._service.answer(
             upload.image, options, began, on_progress, mask=upload.mask
         )
+        self._metrics.add(
+            *(("stage_seconds", ms / 1e3, {"stage": stage})
+              for stage, ms in answer.timings.items())
+        )  # fmt: skip
+        return answer
+
+    async def _tell(self, work: Work, on_progress: OnProgress) -> bytes:
+        """The JSON of an answer that is waited for with news of its progress."""
+        answer = await work(on_progress=on_progress)
         return await asyncio.to_thread(answer_json, answer, request_id.get(), explained=True)
 
     async def models(self) -> ModelsResponse:
@@ -155,11 +170,11 @@ class NativeApi:
         if self._cache is None:
             answer = await _while_connected(request, work())
             return _gone() if answer is None else await write(answer)
-        model = self._service.models().ready(wish.options.model or self._service.default_model)
-        version = str(model.version)
-        etag = await asyncio.to_thread(
-            make_etag, wish.upload, wish.options, wish.kind, (model.name, version)
-        )
+        models = self._service.models()
+        model = models.ready(wish.options.model or self._service.default_model)
+        version, limit = str(model.version), str(self._service.limits.max_maps)
+        makers = (model.name, version, model.precision, models.torch, app.__version__, limit)
+        etag = await asyncio.to_thread(make_etag, wish.upload, wish.options, wish.kind, makers)
         if etag in request.headers.get("if-none-match", ""):
             return self._counted("known", Response(status_code=304, headers={"ETag": etag}))
         if kept := self._cache.get(etag):
@@ -190,32 +205,25 @@ class NativeApi:
         upload = await asyncio.to_thread(parse) if takes_long(content_type, body) else parse()
         check_size(upload.image, self._max_body_bytes)
         if upload.mask is not None and model is not ExplainOptions:
-            raise InvalidOption("mask: there is no such option.", fields=[("mask", "unknown")])
+            raise InvalidOption.of("mask", "there is no such option")
         query = request.query_params.multi_items()
         return upload, parse_options(model, query, upload.options, defaults), began
 
     async def _json(self, answer: Answer, *, explained: bool) -> Response:
         write = partial(answer_json, answer, request_id.get(), explained=explained)
         content = await asyncio.to_thread(write) if _bulk(answer) > _BULKY else write()
-        return Response(content, headers=self._headers(answer), media_type=JSON)
+        return Response(content, headers=_headers(answer), media_type=JSON)
 
     async def _overlay(self, answer: Answer) -> Response:
         (explanation,), top = answer.explanations, answer.predictions[0]
         assert explanation.overlay is not None  # noqa: S101 - it was asked for
-        headers = self._headers(answer) | {
+        headers = _headers(answer) | {
             "X-Top-Index": str(top.index),
             "X-Top-Score": f"{top.score:.6f}",
             "X-Top-Label": quote(top.label, safe=""),
         }
         overlay = explanation.overlay
         return Response(overlay.data, headers=headers, media_type=overlay.media_type)
-
-    def _headers(self, answer: Answer) -> dict[str, str]:
-        """Those of every answer; its stages are counted on the way."""
-        stages = answer.timings.items()
-        self._metrics.add(*(("stage_seconds", ms / 1e3, {"stage": stage}) for stage, ms in stages))
-        timing = ", ".join(f"{stage};dur={ms:.1f}" for stage, ms in stages)
-        return {"Server-Timing": timing, "Cache-Control": "no-store", "Vary": "Accept"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +251,12 @@ async def _while_connected(request: Request, work: Coroutine[Any, Any, Answer]) 
         task.cancel()
 
 
+def _headers(answer: Answer) -> dict[str, str]:
+    """Those of every answer."""
+    timing = ", ".join(f"{stage};dur={ms:.1f}" for stage, ms in answer.timings.items())
+    return {"Server-Timing": timing, "Cache-Control": "no-store", "Vary": "Accept"}
+
+
 def _is_partial(answer: Answer) -> bool:
     """Whether more time might have made it another one."""
     return any(BUDGET_EXHAUSTED in e.flags for e in answer.explanations)
@@ -255,7 +269,7 @@ def _gone() -> Response:
 def _only_the_overlay(options: ExplainOptions, media_type: str) -> ExplainOptions:
     if options.asks_for_several:
         detail = "several maps do not fit one picture; ask for one class, or Accept JSON"
-        raise InvalidOption(f"classes: {detail}.", fields=[("classes", detail)])
+        raise InvalidOption.of("classes", detail)
     image_format = media_type.removeprefix("image/")
     return options.model_copy(update={"output": ("overlay",), "format": image_format})
 

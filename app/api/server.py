@@ -11,7 +11,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from app.api.protocol import Protocol
-from app.errors import Draining, error_from_code
+from app.errors import Draining, error_from_line
 from app.types import Action
 
 _KEEP_ALIVE_S = 75  # longer than a load balancer's idle time, so that it never loses that race
@@ -50,6 +50,7 @@ class HttpServer:
             timeout_graceful_shutdown=round(self._grace_s),
         )
         self._uvicorn = _Quiet(config)
+        self._uvicorn.should_exit = self._stopped  # it may have been told so before it began
         await self._uvicorn.serve(sockets=[listener])
 
     def take(self, line: dict[str, Any]) -> None:
@@ -88,7 +89,7 @@ class HttpServer:
         """
         reply = await self._ask({"kind": "manage", "action": action, "name": model})
         if reply["error"]:
-            raise error_from_code(**reply["error"])
+            raise error_from_line(reply["error"])
 
     async def _ask(self, line: dict[str, Any]) -> dict[str, Any]:
         if self._stopped:

@@ -170,9 +170,8 @@ class Model:
         try:
             cut = self._cutter.cut(*layers)
         except KeyError as exc:
-            raise InvalidOption(
-                f"layer: {exc.args[0]!r} is no layer of this model that holds a map"
-            ) from exc
+            detail = f"{exc.args[0]!r} is no layer of this model that holds a map"
+            raise InvalidOption.of("layer", detail) from exc
         if self.device.type == "cuda":
             # Its weights are there, whichever stream asks next.
             torch.cuda.current_stream(self.device).synchronize()

@@ -157,20 +157,27 @@ def _out_of_place(model: nn.Module, node: fx.Node) -> fx.Node:
 
 def _linear_after_pooling(head: fx.GraphModule) -> Tensor | None:
     """The classifier's weight [classes, C] where the head is global average pooling and linear."""
-    linear = None
+    pooled, weight = False, None
     for node in head.graph.nodes:
-        if node.op == "call_module":
-            module = head.get_submodule(str(node.target))
-            if isinstance(module, nn.Linear) and linear is None:
-                linear = module.weight
-            elif not isinstance(module, (nn.AdaptiveAvgPool2d, nn.Flatten, nn.Dropout)):
-                return None
-        elif node.op not in {"placeholder", "output"} and not _pools(node):
+        module = head.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if _pools(node, module):
+            pooled = True
+        elif isinstance(module, nn.Linear) and pooled and weight is None:
+            weight = module.weight
+        elif not _changes_nothing(node, module):
             return None
-    return linear
+    return weight
 
 
-def _pools(node: fx.Node) -> bool:
-    if node.target is torch.flatten:
-        return True
-    return node.target == "mean" and tuple(node.args[1:2]) == ([2, 3],)
+def _pools(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether it is the mean of each channel."""
+    if isinstance(module, nn.AdaptiveAvgPool2d):
+        return module.output_size in (1, (1, 1))
+    dims = node.args[1] if node.target == "mean" and len(node.args) > 1 else ()
+    return isinstance(dims, (tuple, list)) and {d % 4 for d in dims} == {2, 3}
+
+
+def _changes_nothing(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether it only gives pooled numbers another shape, in eval mode."""
+    known = isinstance(module, (nn.Flatten, nn.Dropout)) or node.target is torch.flatten
+    return known or node.op in {"placeholder", "output"}

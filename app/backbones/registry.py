@@ -145,6 +145,7 @@ class Registry:
         with self._lock:
             self._retire(name)
             self._ready[name] = model
+            self._retired.pop((name, str(model.info.version)), None)  # it is served once more
             self._info[name] = model.info
         log.info("model %s ready on %s, cut at %s", name, self.device, model.layer)
 

@@ -69,14 +69,6 @@ class _LinearHead:
         return [sums[:, :, None, None].expand_as(value)]
 
 
-def _through_head(cut: Cut, x: Tensor) -> _Graph:
-    with torch.no_grad():
-        activations = cut.forward_features(x).float()
-    with torch.enable_grad():
-        logits, *targets = cut.forward_head(activations.requires_grad_())
-    return _Graph(logits, targets)
-
-
 def _values(weights: Weights) -> list[float]:
     return [weight for row in weights for weight in row.values()]
 
@@ -100,16 +92,27 @@ class Evidence:
 
     def __init__(self, model: Model, cut: Cut, batch: Tensor, *, differentiable: bool) -> None:
         self.cut = cut
-        self.at_cut: _Graph | _LinearHead  # set where gradients may be asked for
         self._model = model
         self._batch = batch
         if differentiable and cut.linear is None:
-            self.at_cut = _through_head(cut, self.inputs)
-            self.answers = model.answers(self.at_cut.logits.detach())
+            self.answers = model.answers(self._through_head.logits.detach())
         else:
-            activations, self.answers = model.classify(batch, cut)
-            if cut.linear is not None:
-                self.at_cut = _LinearHead([activations], cut.linear)
+            self._activations, self.answers = model.classify(batch, cut)
+
+    @cached_property
+    def at_cut(self) -> _Graph | _LinearHead:
+        """From the cut to the logits."""
+        if self.cut.linear is None:
+            return self._through_head
+        return _LinearHead([self._activations], self.cut.linear)
+
+    @cached_property
+    def _through_head(self) -> _Graph:
+        with torch.no_grad():
+            activations = self.cut.forward_features(self.inputs).float()
+        with torch.enable_grad():
+            logits, *targets = self.cut.forward_head(activations.requires_grad_())
+        return _Graph(logits, targets)
 
     @cached_property
     def inputs(self) -> Tensor:

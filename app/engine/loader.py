@@ -41,6 +41,7 @@ class Loader:
         self._on_change = on_change
         self._send = send
         self._lines: SimpleQueue[Line] = SimpleQueue()
+        self._leaving: set[tuple[str, str]] = set()  # models that threads wait to let go
 
     def start(self, names: Sequence[str]) -> None:
         """Load the models of the start, then obey, in a thread of its own."""
@@ -56,8 +57,7 @@ class Loader:
         while True:
             line = self._lines.get()
             error = apart(self._try, line)
-            told = error and {"code": error.code, "detail": error.detail}
-            self._send({"kind": "done", "id": line["id"], "error": told})
+            self._send({"kind": "done", "id": line["id"], "error": error and error.as_line()})
 
     def _try(self, line: Line) -> CamserveError | None:
         """Obey, and answer whatever happens: the parent waits for it, with all that comes later."""
@@ -79,10 +79,12 @@ class Loader:
         else:
             self._registry.forget(line["name"])
         self._on_change()  # first of all, so that no new job comes for what is let go
-        for name, version in self._registry.retired():
-            Thread(target=self._let_go, args=(name, version), daemon=True).start()
+        for retired in set(self._registry.retired()) - self._leaving:
+            self._leaving.add(retired)
+            Thread(target=self._let_go, args=retired, daemon=True).start()
         return error
 
     def _let_go(self, name: str, version: str) -> None:
         self._queue.wait_until_free(name, version)
+        self._leaving.discard((name, version))
         self._registry.release(name, version)

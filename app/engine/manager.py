@@ -16,7 +16,7 @@ from app.errors import (
     NoWorker,
     UnknownModel,
     WorkerLost,
-    error_from_code,
+    error_from_line,
 )
 from app.types import Action
 
@@ -83,7 +83,7 @@ class Manager:
     def done(self, worker: str, line: Line) -> None:
         """A worker's answer."""
         if self._question and self._question.line["id"] == line["id"]:
-            error = error_from_code(**line["error"]) if line["error"] else None
+            error = error_from_line(line["error"]) if line["error"] else None
             self._question.settle(worker, error)
 
     def lost(self, worker: str) -> None:

@@ -223,7 +223,7 @@ class Pool:
         try:
             await self._manager.manage(line["action"], line["name"])
         except CamserveError as exc:
-            error = {"code": exc.code, "detail": exc.detail}
+            error = exc.as_line()
         child.control.send({"kind": "done", "id": line["id"], "error": error})
 
     def _begin(self, work: Coroutine[None, None, None]) -> None:

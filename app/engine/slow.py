@@ -56,7 +56,7 @@ def run_slowly(model: Model, job: Job, slice_rows: int) -> SlowRun:
     except Unfinished:
         return _unfinished(late=meter.is_late)
     except Unsuited as exc:
-        return InvalidOption(f"layer: {exc}.")
+        return InvalidOption.of("layer", str(exc))
     passes = {"passes": (time.monotonic() - started) * 1e3 - sum(first.timings.values())}
     wanted = [(name, index) for name in job.methods for index in row.class_idx]
     maps = tuple(found[key] for key in wanted)
@@ -76,7 +76,7 @@ def finish(steps: SlowRun) -> Outcome:
 def _unfinished(*, late: bool) -> CamserveError:
     if late:
         return DeadlineExceeded("The deadline came before there was any map to show.")
-    return InvalidOption("budget: too small for this method to show anything.")
+    return InvalidOption.of("budget", "too small for this method to show anything")
 
 
 def _ablation(cut: Cut, start: Tensor) -> Callable[[Sequence[int]], Tensor]:

@@ -17,7 +17,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.errors import CamserveError, error_from_code
+from app.errors import CamserveError, error_from_line
 from app.types import ClassMap, Job, JobResult, Progress
 
 Header = dict[str, Any]
@@ -138,11 +138,11 @@ def pack_progress(job_id: int, progress: Progress) -> list[Frame]:
 
 
 def pack_error(job_id: int, error: CamserveError) -> list[Frame]:
-    return pack({"kind": "error", "id": job_id, "code": error.code, "detail": error.detail})
+    return pack({"kind": "error", "id": job_id, "error": error.as_line()})
 
 
 def unpack_error(header: Header) -> CamserveError:
-    return error_from_code(header["code"], header["detail"])
+    return error_from_line(header["error"])
 
 
 def _raw(array: NDArray[Any]) -> memoryview:

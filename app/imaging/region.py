@@ -26,7 +26,7 @@ def box_region(box: Box, upload: Size) -> Map:
     width, height = upload
     if box.x0 >= width or box.y0 >= height or box.x1 <= 0 or box.y1 <= 0:
         detail = f"lies outside the picture, which is {width}x{height}"
-        raise InvalidOption(f"region: {detail}.", fields=[("region", detail)])
+        raise InvalidOption.of("region", detail)
     across, down = fit(width, height, _GRID)
     columns = _covered(box.x0, box.x1, width, across)
     rows = _covered(box.y0, box.y1, height, down)

@@ -115,8 +115,9 @@ def test_the_answer_says_what_made_it_and_how_long_it_took(api: Api) -> None:
     assert response.headers["Cache-Control"] == "no-store"
 
 
-def test_stage_times_are_counted(api: Api) -> None:
-    api.form()
+@pytest.mark.parametrize("accept", ["application/json", "image/png", "text/event-stream"])
+def test_stage_times_are_counted(api: Api, accept: str) -> None:
+    assert api.raw(headers={"Accept": accept}).status_code == 200
     counted = [event for line in api.events for event in line["events"]]
     assert ("stage_seconds", 0.001, {"stage": "forward"}) in counted
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+import app
 from app.errors import ModelReplaced
 from app.types import BUDGET_EXHAUSTED, Job, JobResult
 from tests.api.client import EXPLAIN, PREDICT, Api, form_body, make_api, picture
@@ -42,6 +43,15 @@ def test_the_form_of_the_request_does_not_matter(api: Api) -> None:
     }
     assert len(tags) == 1
     assert len(api.engine.jobs) == 1
+
+
+def test_another_release_of_the_server_answers_anew(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tag = api.raw().headers["etag"]
+    monkeypatch.setattr(app, "__version__", "another")
+    response = api.raw(headers={"If-None-Match": tag})
+    assert (response.status_code, len(api.engine.jobs)) == (200, 2)
 
 
 @pytest.mark.parametrize(

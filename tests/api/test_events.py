@@ -91,6 +91,7 @@ def test_a_client_that_hangs_up_ends_the_work() -> None:
         await asyncio.wait_for(call, 10)
         await asyncio.sleep(0)
         assert engine.cancelled == engine.jobs
+        assert asyncio.all_tasks() == {asyncio.current_task()}
         assert api.counted() == [(EXPLAIN, "200")]
 
     asyncio.run(scenario())

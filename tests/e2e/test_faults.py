@@ -13,8 +13,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from PIL import Image
 
-from tests.pictures import make_upload
+from tests.pictures import encode, make_upload
 from tests.server import ROOT, TEST_MODELS, Server, serving, wait_for
 
 
@@ -84,6 +85,56 @@ def test_a_worker_that_hangs_is_replaced(tmp_path: Path) -> None:
         os.kill(worker, signal.SIGSTOP)
         assert post(server).status_code == 200  # from its successor
         assert server.children("worker") != [worker]
+
+
+STICKY = """
+import time
+from torch import nn
+
+class Sticky(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(3, 4, 3, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    def forward(self, x):
+        if x.shape[0] == 1 and float(x.min()) > 2:  # a white picture
+            time.sleep(600)
+        return self.net(x)
+
+def make(num_classes):
+    return Sticky()
+"""
+STICKY_MANIFEST = """name = "sticky"
+family = "factory"
+architecture = "sticky.py:make"
+num_classes = 4
+weights = "random"
+layer = "net.0"
+preprocess = { resize = 64, crop = 64 }
+"""
+
+
+def test_a_worker_with_a_batch_that_never_ends_is_replaced_while_others_are_answered(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "sticky.py").write_text(STICKY)
+    (tmp_path / "sticky.toml").write_text(STICKY_MANIFEST)
+    (tmp_path / "tiny.toml").write_text((TEST_MODELS / "tiny.toml").read_text())
+    environment = {"APP_MODELS_DIR": str(tmp_path), "APP_MODELS": "tiny,sticky"}
+    white = encode(Image.new("RGB", (64, 64), "white"))
+    with (
+        serving(
+            tmp_path / "log", APP_HANG_S="3", APP_ALLOW_FACTORIES="true", **environment
+        ) as server,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        server.wait_until_ready()
+        (worker,) = server.children("worker")
+        url = f"{server.url}/api/v1/predict?model=sticky&deadline_ms=60000"
+        stuck = pool.submit(httpx.post, url, content=white, timeout=120)
+        while server.children("worker") == [worker]:
+            assert post(server).status_code == 200
+        assert stuck.result().json()["code"] in {"poison_input", "worker_lost"}
 
 
 def test_requests_that_come_while_other_models_are_loaded_are_answered(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import json
 import re
 from collections.abc import Iterator
 from http import HTTPStatus
@@ -5,7 +6,7 @@ from http import HTTPStatus
 import pytest
 
 import app.errors
-from app.errors import CamserveError, SetupError, error_from_code
+from app.errors import CamserveError, SetupError, error_from_line
 
 
 def below(cls: type[CamserveError]) -> Iterator[type[CamserveError]]:
@@ -39,10 +40,12 @@ def test_nothing_is_drawn_that_does_not_exist() -> None:
 
 
 @pytest.mark.parametrize("cls", SENT)
-def test_an_error_is_rebuilt_from_its_code(cls: type[CamserveError]) -> None:
-    rebuilt = error_from_code(cls.code, "What happened.")
+def test_an_error_crosses_a_socket_whole(cls: type[CamserveError]) -> None:
+    error = cls("What happened.", fields=[("a", "b")], retry_after=3, extra={"limits": {"size": 1}})
+    rebuilt = error_from_line(json.loads(json.dumps(error.as_line())))
     assert type(rebuilt) is cls
-    assert rebuilt.detail == str(rebuilt) == "What happened."
+    assert str(rebuilt) == "What happened."
+    assert vars(rebuilt) == vars(error)
 
 
 def test_an_error_carries_what_a_client_may_know() -> None:

@@ -22,7 +22,7 @@ from app.errors import (
 )
 from app.options import ExplainOptions, PredictOptions
 from app.order import RequestLimits
-from app.service import Service
+from app.service import OnProgress, Service
 from app.types import Answer, Box, Job, JobResult, Progress
 from tests.fakes import CATALOGUE, COLOURS, FakeEngine
 from tests.pictures import encode, make_picture, make_upload
@@ -59,6 +59,32 @@ def test_every_stage_is_timed_and_the_total_covers_them() -> None:
     timings = answer(make_upload(), ExplainOptions()).timings
     assert {"decode", "queue", "forward", "render", "total"} <= timings.keys()
     assert timings["total"] >= timings["decode"] + timings["render"]
+
+
+def test_the_total_runs_from_when_the_request_was_there() -> None:
+    service = make_service(FakeEngine())
+    work = service.answer(make_upload(), PredictOptions(), began=time.monotonic() - 5)
+    assert asyncio.run(work).timings["total"] > 5000
+
+
+def test_where_a_check_fails_no_job_of_it_goes_on() -> None:
+    class Failing(FakeEngine):
+        async def submit(self, job: Job, on_progress: OnProgress | None = None) -> JobResult:
+            if len(self.jobs) == 3:
+                raise NoWorker("gone")
+            if self.jobs:
+                self.gate = asyncio.Event()  # all after the first one wait
+            return await super().submit(job, on_progress)
+
+    async def scenario() -> None:
+        engine = Failing()
+        options = ExplainOptions(check=("deletion",))
+        with pytest.raises(NoWorker):
+            await make_service(engine).answer(make_upload(), options)
+        await asyncio.sleep(0)
+        assert engine.cancelled == engine.jobs[1:]
+
+    asyncio.run(scenario())
 
 
 def test_the_crop_is_told_in_pixels_of_the_upload() -> None:

@@ -1,7 +1,9 @@
 import asyncio
+import socket
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 
 from app.api.server import HttpServer
 from app.errors import Draining, LoadFailed
@@ -51,11 +53,21 @@ def test_once_it_stops_nobody_waits_for_a_page_that_cannot_come() -> None:
     asyncio.run(scenario())
 
 
+def test_a_server_that_was_stopped_before_it_began_ends_at_once() -> None:
+    async def scenario() -> None:
+        server = HttpServer(lambda _line: None, 1)
+        server.stop()
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            await asyncio.wait_for(server.serve(FastAPI(), listener), 30)
+
+    asyncio.run(scenario())
+
+
 def test_the_parent_loads_models_and_says_why_it_cannot() -> None:
     async def scenario() -> None:
         asked: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         server = HttpServer(asked.put_nowait, 1)
-        for error in (None, {"code": "load_failed", "detail": "no weights"}):
+        for error in (None, LoadFailed("no weights").as_line()):
             loading = asyncio.create_task(server.manage("load", "m"))
             line = await asked.get()
             assert (line["kind"], line["action"], line["name"]) == ("manage", "load", "m")

@@ -123,6 +123,24 @@ def test_a_factory_builds_a_model_where_that_is_allowed(tmp_path: Path) -> None:
     assert (model.labels, model.layer) == (("class 0", "class 1", "class 2"), "conv5")
 
 
+@pytest.mark.parametrize("pool", ["nn.Dropout()", "nn.AdaptiveAvgPool2d(2)"])
+def test_a_head_that_keeps_the_cells_apart_has_a_gradient_for_each(
+    tmp_path: Path, pool: str
+) -> None:
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n"
+        "def make(num_classes):\n"
+        f"    pool = {pool}\n"
+        "    cells = 4 if isinstance(pool, nn.AdaptiveAvgPool2d) else 64\n"
+        "    conv = nn.Conv2d(3, 5, 3, stride=8, padding=1)\n"
+        "    linear = nn.Linear(5 * cells, num_classes)\n"
+        "    return nn.Sequential(conv, nn.ReLU(), pool, nn.Flatten(), linear)\n"
+    )
+    keys = {"family": "factory", "architecture": "net.py:make", "num_classes": 3}
+    model = make(tmp_path, Loading(allow_factories=True), preprocess={"crop": 64}, **keys)
+    assert (model.layer, model.cut().linear) == ("1", None)
+
+
 SMALL_VIT = {
     "image_size": 32, "patch_size": 8, "num_layers": 2, "num_heads": 2, "hidden_dim": 16,
     "mlp_dim": 32,

@@ -63,6 +63,7 @@ def test_a_version_that_comes_back_before_it_is_released_is_served(registry: Reg
     second = version(registry)
     renew(registry, make_manifest(seed=0))
     assert version(registry) == first
+    assert registry.retired() == [("m", second)]
     for name, retired in registry.retired():
         registry.release(name, retired)
     assert registry.get("m", first).info.name == "m"

@@ -305,11 +305,14 @@ def test_where_no_worker_comes_back_the_answer_is_503_before_the_deadline(tmp_pa
     play(scenario, tmp_path)
 
 
-def test_an_endpoint_that_nobody_listens_at_is_passed_over(tmp_path: Path) -> None:
+def test_an_endpoint_that_nobody_listens_at_is_tried_again(tmp_path: Path) -> None:
     async def scenario(client: EngineClient, start: Callable[..., Awaitable[FakeWorker]]) -> None:
-        client.use([str(tmp_path / "nobody")])
+        client.use([str(tmp_path / "late")])
         await client.heard(0.01)
         assert client.catalogues() == []
+        await FakeWorker(tmp_path / "late").start()
+        await client.heard(30)
+        assert len(client.catalogues()) == 1
 
 
 def test_a_line_that_was_cut_is_joined_again_while_the_worker_lives(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from queue import Queue
-from threading import Thread, current_thread
+from threading import Thread, active_count, current_thread
 from typing import Any
 
 import numpy as np
@@ -85,6 +85,15 @@ def test_a_job_that_waits_is_run_by_the_version_it_was_meant_for(work: Work) -> 
     work.queue.put(Entry(job=work.job(), owner=None, job_id=1, settle=lambda _outcome: None))
     next(batches)  # the first one is done
     wait_for(lambda: not work.registry.retired())
+
+
+def test_a_version_that_waits_to_be_let_go_is_waited_for_once(work: Work) -> None:
+    work.queue.put(Entry(job=work.job(), owner=None, job_id=0, settle=lambda _outcome: None))
+    before = active_count()
+    for seed in (1, 2, 1, 2):
+        assert work.do(make_line("load", seed=seed)) is None
+    wait_for(lambda: len(work.registry.retired()) == 1)
+    wait_for(lambda: active_count() == before + 1)
 
 
 def test_a_replaced_version_that_nobody_waits_for_is_let_go(work: Work) -> None:

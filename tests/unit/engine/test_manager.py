@@ -12,7 +12,7 @@ from app.engine.control import Line
 from app.engine.manager import Manager
 from app.errors import LoadFailed, NoWorker, UnknownModel, WorkerLost
 
-FAILURE = {"code": "load_failed", "detail": "no weights"}
+FAILURE = LoadFailed("no weights").as_line()
 
 
 class Crew:
