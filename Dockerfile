@@ -2,7 +2,7 @@
 # machines can have PyTorch's much smaller CPU wheels:
 #
 #     docker build -t camserve --build-arg TORCH_INDEX_URL=<address of the CPU or CUDA wheels> .
-#     docker run -p 8000:8000 --read-only --tmpfs /tmp -v camserve-cache:/cache camserve
+#     docker run -p 8000:8000 --read-only --tmpfs /tmp -v camserve-cache:/cache --stop-timeout 45 camserve
 
 FROM python:3.12-slim AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
@@ -27,11 +27,6 @@ RUN pip install --no-deps .
 
 
 FROM python:3.12-slim
-# torch.compile builds its kernels with it.
-RUN apt-get update \
-    && apt-get install -y --no-install-recommends g++ \
-    && rm -rf /var/lib/apt/lists/*
-
 # A number, so that Kubernetes' runAsNonRoot can check it; a name as well, because torch asks for one.
 RUN useradd --uid 10001 --no-create-home --home-dir /cache camserve \
     && install -d -o 10001 -g 10001 /cache
@@ -40,15 +35,12 @@ COPY --from=build /opt/venv /opt/venv
 WORKDIR /app
 COPY models models
 
-# /cache keeps downloaded weights and compiled kernels, and is the one place beside /tmp that is written to.
-# Kernels are kept off /tmp, since a tmpfs is mounted noexec by default and they are loaded as libraries.
+# /cache keeps downloaded weights, and is the one place beside /tmp that is written to.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     HOME=/cache \
     TORCH_HOME=/cache/torch \
-    TORCHINDUCTOR_CACHE_DIR=/cache/inductor \
-    TRITON_CACHE_DIR=/cache/triton \
     APP_HOST=0.0.0.0 \
     APP_PORT=8000
 

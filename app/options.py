@@ -14,7 +14,8 @@ Format = Literal["png", "webp", "jpeg"]
 
 _MAX_ENTRIES = 1000
 _MAX_LAYERS = 8
-_INTEGER = re.compile(r"[+-]?[0-9]+")
+_CORNERS = 4  # numbers of a box
+_INTEGER = re.compile(r"[+-]?[0-9]{1,20}")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _TOP = re.compile(r"top([1-9][0-9]{0,3})")
 
@@ -46,6 +47,16 @@ def whole(value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     raise ValueError("must be an integer")
+
+
+def box(value: object) -> object:
+    """Four numbers, or nothing."""
+    if value is None:
+        return None
+    parts = split_commas(value)
+    if not isinstance(parts, list | tuple) or len(parts) != _CORNERS:
+        raise ValueError("must be x0,y0,x1,y1: four numbers")
+    return parts
 
 
 def number(value: object) -> float:
@@ -91,10 +102,8 @@ class PredictOptions(BaseModel):
         "crop",
         description="crop: as the model was trained; full: the whole picture, squashed.",
     )
-    deadline_ms: Whole | None = Field(
+    deadline_ms: Annotated[int, Field(ge=1, le=86_400_000), BeforeValidator(whole)] | None = Field(
         None,
-        ge=1,
-        le=86_400_000,
         description="Answer within this time or fail with 504; the server has a limit too.",
     )
 
@@ -118,47 +127,47 @@ class ExplainOptions(PredictOptions):
 
     classes: Annotated[
         tuple[ClassName, ...],
-        BeforeValidator(split_commas),
         Field(
             min_length=1,
             max_length=_MAX_ENTRIES,
             description="top1, top3, …; positive, of independent classes; an integer is an index;"
             " anything else an exact label.",
         ),
+        BeforeValidator(split_commas),
     ] = ("top1",)
     method: Annotated[
         tuple[str, ...],
-        BeforeValidator(split_commas),
         Field(
             min_length=1,
             max_length=_MAX_ENTRIES,
             description="Names from /api/v1/methods; several are compared.",
         ),
+        BeforeValidator(split_commas),
     ] = ("gradcam",)
     layer: Annotated[
         tuple[str, ...],
-        BeforeValidator(split_commas),
         Field(
             max_length=_MAX_LAYERS,
             description="A layer of the model, or several for layercam; its own cut if absent.",
         ),
+        BeforeValidator(split_commas),
     ] = ()
     against: Annotated[
         tuple[ClassName, ...],
-        BeforeValidator(split_commas),
         Field(
             max_length=_MAX_ENTRIES,
             description="finercam: the classes to compare with; the three nearest if absent.",
         ),
+        BeforeValidator(split_commas),
     ] = ()
     output: Annotated[
         tuple[Output, ...],
-        BeforeValidator(split_commas),
         Field(
             min_length=1,
             max_length=_MAX_ENTRIES,
             description="Any of heatmap, overlay, raw, boxes; the grid is always there.",
         ),
+        BeforeValidator(split_commas),
     ] = ("heatmap",)
     format: Format = Field("png", description="png or webp; jpeg for overlays.")
     size: Whole = Field(
@@ -168,9 +177,8 @@ class ExplainOptions(PredictOptions):
     alpha: Number = Field(0.6, ge=0, le=1, description="Opacity of the strongest evidence.")
 
     seed: Whole = Field(0, ge=0, le=2**31 - 1, description="For methods that draw at random.")
-    budget: Whole | None = Field(
+    budget: Annotated[int, Field(ge=1), BeforeValidator(whole)] | None = Field(
         None,
-        ge=1,
         description="Rows that methods of many passes may send through the model; the server's"
         " limit if absent.",
     )
@@ -187,7 +195,7 @@ class ExplainOptions(PredictOptions):
     )
     region: Annotated[
         tuple[Number, Number, Number, Number] | None,
-        BeforeValidator(lambda value: value if value is None else split_commas(value)),
+        BeforeValidator(box),
         Field(description="x0,y0,x1,y1 in pixels of the upright upload: how much lies inside?"),
     ] = None
     counterfactual: Flag = Field(
@@ -195,11 +203,11 @@ class ExplainOptions(PredictOptions):
     )
     check: Annotated[
         tuple[Check, ...],
-        BeforeValidator(split_commas),
         Field(
             max_length=_MAX_ENTRIES,
             description="deletion, insertion: the score as the hottest parts go, or come, first.",
         ),
+        BeforeValidator(split_commas),
     ] = ()
 
     @property

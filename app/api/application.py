@@ -57,6 +57,7 @@ def create_app(
 ) -> ASGIApp:
     """Put the HTTP side together."""
     api = Documented(
+        keyed=bool(settings.keys),
         title="camserve",
         version=app.__version__,
         description="Class scores and the heatmap they rest on, in one request.",

@@ -73,7 +73,7 @@ def make_etag(upload: Upload, options: PredictOptions, kind: str, makers: Sequen
     digest = hashlib.sha256()
     for part in (
         upload.image,
-        upload.mask or b"",
+        b"" if upload.mask is None else b"mask" + upload.mask,
         wanted.encode(),
         kind.encode(),
         *(maker.encode() for maker in makers),

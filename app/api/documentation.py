@@ -29,6 +29,10 @@ _MEANINGS = {
     504: "Deadline exceeded",
 }
 _KNOWN = {"description": "If-None-Match names this answer (only where the server keeps answers)"}
+_KEYS = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
 _BINARY = {"type": "string", "format": "binary"}
 _PIXEL = (
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
@@ -36,13 +40,25 @@ _PIXEL = (
 
 
 class Documented(FastAPI):
-    """FastAPI, with the schema of the errors among the components of its document."""
+    """FastAPI, with the errors and the keys among the components of its document.
+
+    Args:
+        keyed: whether requests need a key.
+        others: FastAPI's own.
+    """
+
+    def __init__(self, *, keyed: bool, **others: Any) -> None:  # noqa: ANN401 - FastAPI's own
+        super().__init__(**others)
+        self._keyed = keyed
 
     def openapi(self) -> Schema:
         """The document."""
         document = super().openapi()
         _, errors = models_json_schema([(Problem, "serialization")], ref_template=_REF)
         document["components"]["schemas"].update(errors["$defs"])
+        if self._keyed:
+            document["components"]["securitySchemes"] = _KEYS
+            document["security"] = [{name: []} for name in _KEYS]
         return document
 
 

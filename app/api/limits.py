@@ -23,6 +23,7 @@ from app.errors import (
     BodyTooLarge,
     BodyTooSlow,
     CamserveError,
+    Draining,
     HeadersTooLarge,
 )
 from app.logs import request_id
@@ -34,7 +35,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _MAX_HEADER_BYTES = 32 * 1024
 _WRAPPING = 64 * 1024  # of an image: the other parts of a form, the other keys of JSON
 _QUIET = ("/livez", "/readyz", "/metrics")
-_DRAIN_BYTES = 1_000_000  # of a refused body, so that the client reads the answer
+_DRAIN_BYTES = 64_000_000  # of a refused body, so that the client reads the answer
 _DRAIN_S = 2.0
 
 
@@ -97,6 +98,11 @@ class Guarded:
             await self._app(scope, receive, send_watched)
         except ClientDisconnect:
             log.info("the client hung up while it sent its body")
+        except asyncio.CancelledError:  # by a server that ends: its grace is over
+            if started:
+                raise
+            late = Draining("The server ends and waits no longer. Ask again: another one answers.")
+            await refusal(late, scope["path"])(scope, receive, send)
         except Exception as exc:
             if started:
                 raise  # half an answer cannot be taken back; the server cuts the connection
@@ -167,7 +173,8 @@ class Bounded:
     async def _serve(self, scope: Scope, body: "_Body", send: Send) -> None:
         async def send_after_body(message: Message) -> None:
             if message["type"] == "http.response.start" and not body.complete:
-                await body.drop()
+                if not body.waits:
+                    await body.drop()
                 if not body.complete:  # what still comes is no next request
                     MutableHeaders(scope=message)["Connection"] = "close"
             await send(message)
@@ -181,9 +188,15 @@ class Bounded:
         await self._app(scope, body.receive, send_after_body)
 
     def _body(self, scope: Scope, receive: Receive, place: Place) -> "_Body":
-        content_type = Headers(scope=scope).get("content-type", "").lower()
-        is_json = content_type.startswith("application/json")
-        return _Body(receive, place, self._max_body_bytes, self._receive_timeout_s, is_json=is_json)
+        headers = Headers(scope=scope)
+        return _Body(
+            receive,
+            place,
+            self._max_body_bytes,
+            self._receive_timeout_s,
+            is_json=headers.get("content-type", "").lower().startswith("application/json"),
+            waits="expect" in headers,
+        )
 
 
 def _check_headers(scope: Scope) -> None:
@@ -193,6 +206,8 @@ def _check_headers(scope: Scope) -> None:
 
 
 class _Body:
+    """What a request sends; ``waits``: it is not sent before it is asked for."""
+
     def __init__(
         self,
         receive: Receive,
@@ -201,6 +216,7 @@ class _Body:
         timeout_s: float,
         *,
         is_json: bool,
+        waits: bool,
     ) -> None:
         self._receive = receive
         self._place = place
@@ -208,6 +224,7 @@ class _Body:
         self._limit = (max_image_bytes * 4 // 3 if is_json else max_image_bytes) + _WRAPPING
         self._deadline = time.monotonic() + timeout_s
         self._read = 0
+        self.waits = waits
         self.complete = False
 
     def check_announced(self, content_length: str | None) -> None:
@@ -248,6 +265,7 @@ class _Body:
             return
 
     async def _take(self) -> Message:
+        self.waits = False
         message = await self._receive()
         self._read += len(message.get("body", b""))
         self.complete = not message.get("more_body", False)

@@ -50,6 +50,7 @@ PICTURES = ("image/png", "image/webp", "image/jpeg")
 Work = Callable[..., Coroutine[Any, Any, Answer]]  # may be told whom to tell of its progress
 Write = Callable[[Answer], Awaitable[Response]]
 
+_KEPT = "private, no-cache"  # Cache-Control of what has an ETag
 _BULKY = 512 * 1024  # bytes of pictures and maps that take over half a millisecond to write
 
 
@@ -176,7 +177,8 @@ class NativeApi:
         makers = (model.name, version, model.precision, models.torch, app.__version__, limit)
         etag = await asyncio.to_thread(make_etag, wish.upload, wish.options, wish.kind, makers)
         if etag in request.headers.get("if-none-match", ""):
-            return self._counted("known", Response(status_code=304, headers={"ETag": etag}))
+            headers = {"ETag": etag, "Cache-Control": _KEPT, "Vary": "Accept"}
+            return self._counted("known", Response(status_code=304, headers=headers))
         if kept := self._cache.get(etag):
             return self._counted("hit", kept)
         answer = await _while_connected(request, work())
@@ -184,7 +186,7 @@ class NativeApi:
             return _gone()
         response = await write(answer)
         if answer.model.version == version and not _is_partial(answer):  # nor replaced meanwhile
-            response.headers.update({"ETag": etag, "Cache-Control": "private, no-cache"})
+            response.headers.update({"ETag": etag, "Cache-Control": _KEPT})
             self._cache.put(etag, response)
         return self._counted("miss", response)
 
@@ -267,9 +269,15 @@ def _gone() -> Response:
 
 
 def _only_the_overlay(options: ExplainOptions, media_type: str) -> ExplainOptions:
-    if options.asks_for_several:
-        detail = "several maps do not fit one picture; ask for one class, or Accept JSON"
-        raise InvalidOption.of("classes", detail)
+    """Accept decides; what would cost time and have no place in a picture is refused."""
+    lost = {
+        "classes": options.asks_for_several,
+        "check": bool(options.check),
+        "counterfactual": options.counterfactual,
+    }
+    for option in (name for name, is_lost in lost.items() if is_lost):
+        detail = "does not fit one picture; ask for one map and no more, or Accept JSON"
+        raise InvalidOption.of(option, detail)
     image_format = media_type.removeprefix("image/")
     return options.model_copy(update={"output": ("overlay",), "format": image_format})
 

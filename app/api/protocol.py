@@ -1,27 +1,27 @@
 """uvicorn's HTTP protocol, until a request's head is read: what is no HTTP, endless, or slow.
 
-All later refusals are the middlewares'; see ``limits.py``.
+All later refusals are the middlewares'; see ``limits.py``. Two things uvicorn leaves to others: a
+wish for another protocol is passed over, and what stands behind a body is no header.
 """
 
 import asyncio
 import uuid
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from app.api.errors import problem
 from app.errors import BadRequest, BodyTooSlow, CamserveError, HeadersTooLarge
 from app.logs import request_id
 
-_MAX_HEAD_BYTES = (
-    64 * 1024
-)  # what is read before it is known whether it ends; then limits.py decides
+_MAX_BESIDE_BODY = 64 * 1024  # bytes read with no end of a head, and no body, found in them
 _HEAD_S = 15.0  # from the connection, or from a later request's first byte
 
 
 class Protocol(HttpToolsProtocol):
     """One connection. A request's head must come whole, in time, and be HTTP."""
 
-    _unread = 0  # bytes of a head that has not ended
+    _unread = 0  # bytes since the end of a head, or since some of a body
     _in_head = True
     _timer: asyncio.TimerHandle | None = None
 
@@ -34,22 +34,59 @@ class Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        self._unread += len(data) if self._in_head else 0
-        if self._unread > _MAX_HEAD_BYTES:
-            self._refuse(HeadersTooLarge(f"Address and headers are over {_MAX_HEAD_BYTES} bytes."))
+        self._unread += len(data)
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._stay(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self._refuse(BadRequest("What came is not HTTP/1.1."))
+        if self._unread > _MAX_BESIDE_BODY:
+            self._refuse(
+                HeadersTooLarge(f"Address, headers or trailers are over {_MAX_BESIDE_BODY} bytes.")
+            )
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._unread = 0
         if not self._in_head:
             self._begin_head()
 
-    def on_headers_complete(self) -> None:
-        self._end_head()
-        super().on_headers_complete()
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # a trailer could claim to be a key (RFC 9110, section 6.5.1)
+            super().on_header(name, value)
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's own words
-        self._refuse(BadRequest("What came is not HTTP/1.1."))
+    def on_headers_complete(self) -> None:
+        if not self.parser.should_upgrade():
+            self._end_head()
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._unread = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if not self.parser.should_upgrade():
+            self._unread = 0
+            super().on_message_complete()
+
+    def _stay(self, rest: bytes) -> None:
+        """Go on with HTTP/1.1, as a server may (RFC 9110, section 7.8); a body may follow.
+
+        Java's ``HttpClient`` and ``curl --http2`` ask for HTTP/2 so. The parser takes what comes
+        next for the other protocol; another one is given the same head without that wish.
+        """
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        if method == b"CONNECT":
+            self._refuse(BadRequest("This is no proxy."))
+            return
+        fields = b"".join(
+            name + b": " + value + b"\r\n" for name, value in self.headers if name != b"upgrade"
+        )
+        head = b"%s %s HTTP/%s\r\n%s\r\n" % (method, self.url, version, fields)
+        self.parser = httptools.HttpRequestParser(self)
+        self.data_received(head + rest)
 
     def _begin_head(self) -> None:
         self._in_head, self._unread = True, 0
@@ -61,13 +98,27 @@ class Protocol(HttpToolsProtocol):
             self._timer.cancel()
 
     def _too_slow(self) -> None:
-        if self._unread:
+        if self._is_answering:
+            self._begin_head()  # it has been read already, and waits for its turn
+        elif self._unread:
             self._refuse(BodyTooSlow("The request's head did not arrive in time."))
         else:
             self.transport.close()  # a connection that nothing came over
 
+    @property
+    def _is_answering(self) -> bool:
+        """Whether a request that was read whole has not been answered yet."""
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is None or cycle.response_complete:
+            return False
+        return bool(self.pipeline) or not cycle.more_body
+
     def _refuse(self, error: CamserveError) -> None:
         if self.transport.is_closing():
+            return
+        if self._is_answering:
+            self.cycle.keep_alive = False  # that answer is the last
+            self.flow.pause_reading()
             return
         name = uuid.uuid4().hex
         request_id.set(name)

@@ -82,7 +82,7 @@ def _wants_ready(body: bytes) -> bool:
     """Whether the index is to hold ready models alone: ``{"ready": true}``, or an empty body."""
     try:
         options: Any = json.loads(body or b"{}")
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise BadRequest("The body is not JSON.") from exc
     if not isinstance(options, dict) or not isinstance(options.get("ready", False), bool):
         raise BadRequest('The body may be empty, or {"ready": true}.')

@@ -23,7 +23,9 @@ class Image(BaseModel):
 class Prediction(BaseModel):
     index: int
     label: str
-    score: float = Field(description="Softmax probability.")
+    score: float = Field(
+        description="Softmax probability; where classes are independent, the sigmoid."
+    )
     logit: float
 
 

@@ -133,6 +133,11 @@ class Model:
             provided |= {"attention", "attention_gradients"}
         return frozenset(provided)
 
+    @property
+    def clean_layer(self) -> str | None:
+        """A layer at which the model can be cut in two, whichever its own one is."""
+        return self._cutter.default if isinstance(self._cutter, Cutter) else None
+
     def scores(self, logits: Tensor) -> Tensor:
         """[N, classes] → the same: of exclusive classes, or of each for itself."""
         return logits.sigmoid() if self.activation == "sigmoid" else logits.softmax(dim=1)

@@ -43,6 +43,8 @@ class Registry:
         wanted = list(names)
         for name in wanted:
             manifest = self._manifests.get(name)
+            if manifest is None:
+                log.error("no manifest named %r in the models folder", name)
             self._set(_listed(manifest, state="loading") if manifest else _missing(name))
         return sorted(
             (name for name in wanted if name in self._manifests),

@@ -56,7 +56,8 @@ def run_slowly(model: Model, job: Job, slice_rows: int) -> SlowRun:
     except Unfinished:
         return _unfinished(late=meter.is_late)
     except Unsuited as exc:
-        return InvalidOption.of("layer", str(exc))
+        usable = f"; {model.clean_layer} is one" if model.clean_layer else ""
+        return InvalidOption.of("layer", f"{exc}{usable}")
     passes = {"passes": (time.monotonic() - started) * 1e3 - sum(first.timings.values())}
     wanted = [(name, index) for name in job.methods for index in row.class_idx]
     maps = tuple(found[key] for key in wanted)

@@ -46,7 +46,7 @@ from app.imaging.whole import check_whole, truncated
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 MAX_SIDE = 32_768
 MAX_ASPECT = 50  # resizing the shorter side of a longer strip would make a huge picture
-BACKGROUND = (255, 255, 255)  # what shows through transparent pixels
+WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 DRAFT_MARGIN = 2  # see above
 
 _PLUGINS = (
@@ -72,6 +72,7 @@ _RUN_LENGTHS = (1, 2)  # BMP compressions
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 Size = tuple[int, int]
+Color = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,13 @@ class Decoded:
     orientation: int
 
 
-def decode(data: bytes, *, max_pixels: int, needed: Callable[[int, int], Size]) -> Decoded:
+def decode(
+    data: bytes,
+    *,
+    max_pixels: int,
+    needed: Callable[[int, int], Size],
+    background: Color = WHITE,
+) -> Decoded:
     """Decode the first frame of a JPEG, PNG, WebP, GIF or BMP.
 
     Args:
@@ -96,6 +103,7 @@ def decode(data: bytes, *, max_pixels: int, needed: Callable[[int, int], Size]) 
         max_pixels: width x height above which the file is refused, unread.
         needed: from the upright width and height, the least width and height worth having. A JPEG
             of four times that is decoded at 1/2, 1/4 or 1/8 size, never below twice the needed.
+        background: what shows through transparent pixels.
 
     Raises:
         UnsupportedImage: not one of the formats.
@@ -116,7 +124,7 @@ def decode(data: bytes, *, max_pixels: int, needed: Callable[[int, int], Size]) 
         image.draft(None, (across * DRAFT_MARGIN, down * DRAFT_MARGIN))
     with _damage_translated():
         image.load()
-        upright = _to_rgb(image)
+        upright = _to_rgb(image, background)
     if orientation in _UPRIGHT:
         upright = upright.transpose(_UPRIGHT[orientation])
     upright.info.clear()  # Pillow would copy profile and comment into whatever is made from it
@@ -200,12 +208,12 @@ def _damage_translated() -> Iterator[None]:
         raise CorruptImage("The picture's data are damaged.") from exc
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, background: Color) -> Image.Image:
     if image.mode.startswith("I"):
         image = _to_8_bit(image)
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
-        canvas = Image.new("RGB", rgba.size, BACKGROUND)
+        canvas = Image.new("RGB", rgba.size, background)
         canvas.paste(rgba, mask=rgba.getchannel("A"))
         return canvas
     return image if image.mode == "RGB" else image.convert("RGB")

@@ -91,10 +91,15 @@ def _shares(cells: int, out: int) -> NDArray[np.float64]:
 
 
 def _weights(cells: int, start: float, stop: float, upload: int, out: int) -> NDArray[np.float32]:
-    """[out, cells]: what each cell adds to each output pixel; nothing outside [start, stop)."""
+    """[out, cells]: what each cell adds to each output pixel; nothing outside [start, stop).
+
+    One pixel at least is inside.
+    """
     centre = (np.arange(out) + 0.5) * (upload / out)
     place = np.clip((centre - start) / (stop - start) * cells - 0.5, 0, cells - 1)
     near = np.maximum(0, 1 - np.abs(place[:, None] - np.arange(cells)))
     inside = (centre >= start) & (centre < stop)
+    if not inside.any():  # it is narrower than a pixel of the result
+        inside[np.abs(centre - (start + stop) / 2).argmin()] = True
     weights: NDArray[np.float32] = (near * inside[:, None]).astype(np.float32)
     return weights

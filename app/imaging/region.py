@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from app.errors import InvalidOption
-from app.imaging.decode import decode
+from app.imaging.decode import BLACK, decode
 from app.imaging.geometry import Size, fit, lay
 from app.types import Box, Map, RegionReport
 
@@ -35,12 +35,12 @@ def box_region(box: Box, upload: Size) -> Map:
 
 
 def mask_region(data: bytes, upload: Size, max_pixels: int) -> Map:
-    """The same for a mask: a picture, resized to the upload, over 127 inside.
+    """The same for a mask: a picture, resized to the upload, over 127 inside; transparency is not.
 
     Raises:
         CamserveError: it is no picture.
     """
-    decoded = decode(data, max_pixels=max_pixels, needed=lambda w, h: (w, h))
+    decoded = decode(data, max_pixels=max_pixels, needed=lambda w, h: (w, h), background=BLACK)
     inside = decoded.image.convert("L").point(lambda grey: 255 if grey > _INSIDE else 0)
     resized = inside.resize(fit(*upload, _GRID), Image.Resampling.BOX)
     cover: Map = np.asarray(resized, np.float32) / np.float32(255)

@@ -85,10 +85,19 @@ def test_accept_decides_over_output_and_format(api: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    "several", [{"classes": "top2"}, {"classes": "0,1"}, {"method": "gradcam,layercam"}]
+    ("field", "asked"),
+    [
+        ("classes", {"classes": "top2"}),
+        ("classes", {"classes": "0,1"}),
+        ("classes", {"method": "gradcam,layercam"}),
+        ("check", {"check": "deletion"}),
+        ("counterfactual", {"counterfactual": "true", "region": "0,0,9,9"}),
+    ],
 )
-def test_several_maps_do_not_fit_one_picture(api: Api, several: dict[str, Any]) -> None:
-    response = api.raw(headers={"Accept": "image/png"}, **several)
+def test_what_does_not_fit_one_picture_is_refused(
+    api: Api, field: str, asked: dict[str, Any]
+) -> None:
+    response = api.raw(headers={"Accept": "image/png"}, **asked)
     assert response.status_code == 422
-    assert response.json()["errors"][0]["field"] == "classes"
+    assert response.json()["errors"][0]["field"] == field
     assert api.engine.jobs == []

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from app.api import limits
 from app.api.body import takes_long
 from tests.api.client import (
     EXPLAIN,
@@ -222,7 +223,16 @@ def test_an_announced_giant_is_413_with_the_limit(api: Api) -> None:
     assert response.json()["limits"] == {"max_body_bytes": MAX_BODY}
 
 
-def test_a_giant_in_chunks_is_413_as_soon_as_it_is_one(api: Api) -> None:
+def test_a_body_that_waits_to_be_asked_for_is_refused_at_once(api: Api) -> None:
+    wire = Wire(headers={"Content-Length": "9000000", "Expect": "100-continue"})
+    assert exchange(api, wire)["code"] == "body_too_large"
+    assert (wire.taken, wire.answer_headers["connection"]) == (0, "close")
+
+
+def test_a_giant_in_chunks_is_413_as_soon_as_it_is_one(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "_DRAIN_BYTES", 1_000_000)
     wire = Wire(headers={"Content-Type": "image/png"})
     for _ in range(100):
         wire.body(bytes(100_000), more=True)
@@ -278,7 +288,10 @@ def test_the_body_of_a_refused_request_is_read_so_that_the_client_sees_the_answe
     assert "connection" not in wire.answer_headers
 
 
-def test_no_more_than_a_megabyte_of_a_refused_body_is_read(api: Api) -> None:
+def test_of_a_refused_body_no_more_is_read_than_costs_little(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "_DRAIN_BYTES", 1_000_000)
     wire = Wire(headers={"Content-Length": "9000000"})
     for _ in range(90):
         wire.body(bytes(100_000), more=True)

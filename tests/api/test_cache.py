@@ -69,6 +69,13 @@ def test_another_question_is_another_answer(api: Api, other: dict[str, Any]) -> 
     assert len(api.engine.jobs) == 2
 
 
+def test_an_empty_mask_is_not_the_answer_without_one(api: Api) -> None:
+    body, headers = form_body(("image", picture()))
+    assert api.request("POST", EXPLAIN, content=body, headers=headers).status_code == 200
+    body, headers = form_body(("image", picture()), ("mask", b""))
+    assert api.request("POST", EXPLAIN, content=body, headers=headers).status_code == 422
+
+
 def test_another_mask_is_another_answer(api: Api) -> None:
     bodies = [form_body(("image", picture()), ("mask", picture(size=size))) for size in
               ((60, 40), (30, 20))]  # fmt: skip
@@ -83,6 +90,8 @@ def test_who_has_the_answer_is_told_so(api: Api) -> None:
     tag = api.raw().headers["etag"]
     known = api.raw(headers={"If-None-Match": f'"other", {tag}'})
     assert (known.status_code, known.content, known.headers["etag"]) == (304, b"", tag)
+    assert known.headers["cache-control"] == "private, no-cache"
+    assert "Accept" in known.headers["vary"]
     assert api.raw(headers={"If-None-Match": '"other"'}).status_code == 200
     assert outcomes(api) == ["miss", "known", "hit"]
 

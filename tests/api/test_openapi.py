@@ -82,6 +82,25 @@ def test_every_option_is_documented_in_each_place(path: str, options: type[Predi
         assert body["examples"], form
 
 
+def test_every_limit_is_in_the_words_of_json_schema() -> None:
+    schemas = {p["name"]: p["schema"] for p in OPERATIONS[EXPLAIN, "post"]["parameters"]}
+    assert (schemas["deadline_ms"]["minimum"], schemas["budget"]["minimum"]) == (1, 1)
+    for name, schema in schemas.items():
+        assert not {"ge", "gt", "le", "lt"} & schema.keys(), name
+        if schema.get("type") == "array":
+            assert "maxItems" in schema, name
+            assert not {"minLength", "maxLength"} & schema.keys(), name
+
+
+def test_keys_are_documented_where_they_are_asked_for() -> None:
+    key = "a-key-of-the-tests-that-is-long-enough"
+    document = make_api(keys=[key]).get("/openapi.json", **{"X-API-Key": key}).json()
+    schemes = document["components"]["securitySchemes"]
+    assert {scheme["type"] for scheme in schemes.values()} == {"http", "apiKey"}
+    assert [next(iter(way)) for way in document["security"]] == list(schemes)
+    assert "security" not in make_api().get("/openapi.json").json()
+
+
 def test_optional_options_are_absent_and_not_null() -> None:
     for parameter in OPERATIONS[EXPLAIN, "post"]["parameters"]:
         assert {"type": "null"} not in parameter["schema"].get("anyOf", [])

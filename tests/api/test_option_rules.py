@@ -138,6 +138,8 @@ def test_predict_has_no_options_of_explain(api: Api) -> None:
         ("output", "heatmap,heatmap"),
         ("output", "contours"),
         ("region", "1,2,3"),
+        ("region", "1,2,3,4,5"),
+        ("top_k", "1" * 5000),
         ("region", "5,5,5,9"),
         ("region", "a,b,c,d"),
         ("counterfactual", "yes"),

@@ -78,6 +78,24 @@ def test_requests_whose_worker_does_not_come_back_in_time_get_503(impatient: Ser
         assert int(response.headers["Retry-After"]) >= 1
 
 
+def test_what_takes_longer_than_the_grace_is_sent_to_another_server(tmp_path: Path) -> None:
+    with (
+        serving(tmp_path / "log", "--grace-s", "1", "--drain-delay-s", "0") as server,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        server.wait_until_ready()
+        (worker,) = server.children("worker")
+        os.kill(worker, signal.SIGSTOP)
+        late = pool.submit(post, server)
+        wait_for(lambda: in_flight(server) == 1)
+        server.process.send_signal(signal.SIGTERM)
+        response = late.result()
+        os.kill(worker, signal.SIGCONT)
+        assert (response.status_code, response.json()["code"]) == (503, "draining")
+        assert server.process.wait(60) == 0
+        assert "Traceback" not in server.log()
+
+
 def test_a_worker_that_hangs_is_replaced(tmp_path: Path) -> None:
     with serving(tmp_path / "log", APP_HANG_S="2") as server:
         server.wait_until_ready()

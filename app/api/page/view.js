@@ -3,6 +3,7 @@
 const FLAGS = {
   no_positive_evidence: (label) => `Nothing in the picture speaks for “${label}”, so its heatmap is blank.`,
   low_contrast: () => "All of the picture is nearly as warm: do not read much into the difference.",
+  saturated_score: () => "The model is as sure as it can be: its score hardly tells this picture from others.",
   budget_exhausted: () => "The method was cut short: more passes would make a steadier map.",
 };
 
@@ -86,7 +87,7 @@ export function markClasses(shown) {
 /** Lays one class's heatmap over the picture, and the frame of what the model saw. */
 export function drawHeatmap({ heatmap, label, flags, grid }, { width, height, crop }) {
   $("heatmap").src = `data:${heatmap.media_type};base64,${heatmap.base64}`;
-  $("heatmap").alt = `Heatmap of “${label}”` + (flags.length ? "" : `, strongest ${peakInWords(grid, width, height, crop)}`);
+  $("heatmap").alt = `Heatmap of “${label}”` + (flags.includes("no_positive_evidence") ? "" : `, strongest ${peakInWords(grid, width, height, crop)}`);
   const [x0, y0, x1, y1] = crop;
   place($("crop"), { left: x0 / width, top: y0 / height, width: (x1 - x0) / width, height: (y1 - y0) / height });
   $("crop").hidden = x1 - x0 >= width && y1 - y0 >= height;

@@ -150,7 +150,7 @@ def test_ablationcam_at_a_layer_inside_a_block_says_what_is_missing() -> None:
     job = make_job("ablationcam", layers=("layer4.1.bn1",))
     result, _ = play(job, model())
     assert isinstance(result, InvalidOption)
-    assert "layer" in result.detail
+    assert "layer4 is one" in result.detail
 
 
 def test_occlusion_is_that_of_captum() -> None:

@@ -457,3 +457,23 @@ def test_png_chunks_with_right_checksums_and_wrong_contents_are_survived(
     color = source.draw(st.sampled_from([0, 2, 3, 4, 6]))
     depth = source.draw(st.sampled_from([1, 2, 4, 8, 16]))
     survives(png((3, 2), depth, color, bytes(60), *more))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GIF89a" + bytes(7) + b"!\xfe\0" * 300_000,
+        b"GIF89a" + bytes(7) + b",\0\0\0\0\0\0\0\0\0\x08" + b"\1\0" * 300_000,
+        b"\x89PNG\r\n\x1a\n" + chunk(b"teSt", b"") * 300_000,
+        b"\xff\xd8" + b"\xff\xe0\0\2" * 300_000,
+    ],
+    ids=["GIF of extensions", "GIF of blocks", "PNG", "JPEG"],
+)
+def test_a_file_of_nothing_but_empty_parts_is_refused(data: bytes) -> None:
+    with pytest.raises(CorruptImage, match="parts"):
+        read(data)
+
+
+def test_what_a_gif_holds_between_its_parts_is_passed_over_at_once() -> None:
+    with pytest.raises(TruncatedImage):
+        read(b"GIF89a" + bytes(7) + b"\1" * 20_000_000)

@@ -181,6 +181,16 @@ def test_what_the_model_sees_lies_where_the_box_says(
     assert abs(box.y0 + found_y * down - y) <= 1.5 * max(1, down)
 
 
+@pytest.mark.parametrize("start", [0.0, 3.0, 5.0])
+def test_a_crop_narrower_than_a_pixel_is_one_pixel(start: float) -> None:
+    box = Box(start, 0, start + 2, 8)
+    laid = lay(np.ones((1, 1), np.float32), box, (8, 8), (1, 1))
+    assert laid.tolist() == [[1]]
+    laid = lay(np.ones((1, 1), np.float32), box, (8, 8), (2, 2))
+    assert laid.any(axis=0).sum() == 1
+    assert laid[:, laid.any(axis=0)].min() == 1
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("name", ["PNG", "JPEG"])
 def test_a_map_of_a_turned_upload_lies_on_the_upright_picture(name: str, orientation: int) -> None:

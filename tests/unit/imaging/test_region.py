@@ -95,6 +95,14 @@ def test_over_127_is_inside(grey: int, inside: int) -> None:
     assert set(cover.flat) == {inside}
 
 
+def test_what_is_transparent_is_outside() -> None:
+    canvas = Image.new("RGBA", (60, 40), (255, 255, 255, 0))  # as a browser's canvas makes it
+    canvas.paste((255, 255, 255, 255), (0, 0, 30, 40))
+    cover = mask_region(picture(canvas), UPLOAD, 10**6)
+    np.testing.assert_allclose(cover, box_region(Box(0, 0, 300, 400), UPLOAD), atol=0.51)
+    assert 0.45 < cover.mean() < 0.55
+
+
 def test_a_mask_that_is_no_picture_is_refused() -> None:
     with pytest.raises(CamserveError):
         mask_region(b"nonsense", UPLOAD, 100)
