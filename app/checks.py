@@ -1,8 +1,8 @@
 """Is a heatmap worth believing? The model is asked again, of pictures with parts of them hidden."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from app.types import Curve, Explanation, Map, Pixels
 
 Scores = NDArray[np.float32]  # [n, classes]
 Ask = Callable[[Sequence[Pixels]], Awaitable[Scores]]
+Make = Callable[[Callable[[], list[Pixels]]], Awaitable[list[Pixels]]]
 
 _CURVE = 2 * (STEPS + 1)  # the map's own pictures, and those of a random one
 _COUNTERFACTUALS = 3
@@ -26,11 +27,16 @@ def questions(options: ExplainOptions, maps: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Checker:
-    """What the model saw, the colour that stands for nothing, and a way to ask it again."""
+    """Asks the model again.
+
+    ``pixels`` is what it saw; ``fill`` the colour that stands for nothing; ``ask`` gives the scores
+    of pictures, and ``make`` makes those where pictures are worked on.
+    """
 
     pixels: Pixels
     fill: tuple[int, int, int]
     ask: Ask
+    make: Make
 
     async def blur_region(
         self, explanations: Sequence[Explanation], inside: Map
@@ -41,7 +47,7 @@ class Checker:
             explanations: with a report of the region.
             inside: [H, W] in [0, 1], the region in the model's input.
         """
-        pictures = await asyncio.to_thread(self._without, inside)
+        pictures = await self.make(partial(self._without, inside))
         scores = await self.ask(pictures)  # [3, classes]
 
         def with_scores(one: Explanation) -> Explanation:
@@ -63,7 +69,7 @@ class Checker:
         return replace(explanation, checks=checks)
 
     async def _scores(self, kind: Check, raw: Map, index: int) -> list[float]:
-        pictures = await asyncio.to_thread(self._frames, kind, raw)
+        pictures = await self.make(partial(self._frames, kind, raw))
         scores: list[float] = (await self.ask(pictures))[:, index].tolist()
         return scores
 

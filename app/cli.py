@@ -4,7 +4,7 @@ import argparse
 import asyncio
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,14 +17,15 @@ from app.cli_tune import add_tune
 from app.errors import CamserveError, SetupError
 from app.options import ExplainOptions
 from app.settings import Settings
-from app.types import Answer
+from app.types import Answer, Explanation
 
 if TYPE_CHECKING:
     from app.service import Service
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - it has no other name
 
-_SERVED_BY_FLAGS = {"output", "format", "deadline_ms"}  # -o says these; a person can wait
+# -o says the first two; a person can wait; boxes are not told.
+_SERVED_BY_FLAGS = {"output", "format", "deadline_ms", "threshold"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -200,6 +201,23 @@ def _print(answer: Answer) -> None:
             f"{explanation.method} of {explanation.label!r} at {explanation.layer}:"
             f" {low:.4g} to {high:.4g}{flags}"
         )
+        for line in _questions(explanation):
+            print(f"  {line}")
+
+
+def _questions(explanation: Explanation) -> Iterator[str]:
+    """What else was asked of a map."""
+    if explanation.with_region and explanation.region is None:
+        yield "region: nothing speaks for this class anywhere"
+    if report := explanation.region:
+        lift = "" if report.lift is None else f", lift {report.lift:.2f}"
+        shares = f"{report.inside_share:.1%} of the evidence, {report.area_share:.1%} of the area"
+        yield f"region: {shares}{lift}"
+        if report.counterfactual:
+            whole, without, alone = report.counterfactual
+            yield f"score {whole:.2%}, without the region {without:.2%}, of it alone {alone:.2%}"
+    for kind, curve in (explanation.checks or {}).items():
+        yield f"{kind}: area {curve.area:.3f}, of a random map {curve.random_area:.3f}"
 
 
 def _one_line(exc: CamserveError | ValidationError) -> str:

@@ -180,7 +180,7 @@ class Service:
         read: Reading,
         explanations: list[Explanation],
     ) -> list[Explanation]:
-        checker = Checker(read.pixels, read.fill, partial(self._ask, order))
+        checker = Checker(read.pixels, read.fill, partial(self._ask, order), self._in_thread)
         if options.counterfactual and read.cover is not None:
             explanations = await checker.blur_region(explanations, read.region_at_input)
         if options.check:

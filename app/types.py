@@ -161,7 +161,6 @@ class JobResult:
     scores: NDArray[np.float32]  # [classes]
     maps: tuple[ClassMap, ...] = ()
     timings: dict[str, float] = field(default_factory=dict)
-    batch_rows: int = 1
 
 
 @dataclass(frozen=True, slots=True)

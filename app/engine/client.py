@@ -41,11 +41,6 @@ class EngineClient:
         self._changed = asyncio.Condition()
         self._in_flight = 0
 
-    @property
-    def in_flight(self) -> int:
-        """Jobs that were taken and not yet answered."""
-        return self._in_flight
-
     def catalogues(self) -> list[Catalogue]:
         """What each connected worker serves."""
         return [link.catalogue for link in self._links.values() if link.catalogue]
@@ -96,11 +91,11 @@ class EngineClient:
 
     async def _with_retries(self, job: Job, on_progress: OnProgress | None) -> JobResult:
         link = self._choose(job)
+        if link is None:
+            self._check_replaced(job)
+            raise NoWorker("No worker is ready for this model now.", retry_after=2)
         alone_deaths = 0
         for _ in range(_MAX_ATTEMPTS):
-            if link is None:
-                self._check_replaced(job)
-                raise NoWorker("No worker is ready for this model now.", retry_after=2)
             try:
                 return await link.run(job, on_progress)
             except _Died as death:

@@ -53,7 +53,7 @@ def run(model: Model, jobs: Sequence[Job]) -> list[Outcome]:
     }
     maps = _by_row(evidence.cut, plans, found)
     results = [
-        JobResult(logits=n, scores=s, maps=m, timings=timings, batch_rows=len(jobs))
+        JobResult(logits=n, scores=s, maps=m, timings=timings)
         for (n, s), m in zip(answers, maps, strict=True)
     ]
     if all(np.isfinite(values).all() for values in (answers, *found.values())):

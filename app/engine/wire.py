@@ -104,7 +104,6 @@ def pack_result(job_id: int, result: JobResult) -> list[Frame]:
             (m.index, m.method, m.layer, m.values.shape, m.flags, m.residual) for m in result.maps
         ],
         "timings": result.timings,
-        "batch_rows": result.batch_rows,
     }
     arrays = (result.logits, result.scores, *(m.values for m in result.maps))
     return pack(header, [_raw(array) for array in arrays])
@@ -129,7 +128,6 @@ def unpack_result(header: Header, frames: Sequence[Data]) -> JobResult:
             )
         ),
         timings=header["timings"],
-        batch_rows=header["batch_rows"],
     )
 
 

@@ -61,6 +61,16 @@ def test_explain_takes_the_options_of_the_api(
     assert "'class 2' at features" in printed
 
 
+def test_explain_answers_the_questions_it_takes(
+    photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ("--region", "0,0,60,45", "--counterfactual", "true", "--check", "deletion")
+    main(["explain", str(photo), *asked])
+    printed = capsys.readouterr().out
+    for word in ("region: ", "of the evidence", "without the region", "deletion: area"):
+        assert word in printed
+
+
 def test_explain_takes_methods_of_many_passes(
     photo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

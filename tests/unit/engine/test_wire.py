@@ -67,14 +67,11 @@ def test_a_result_arrives_to_the_last_bit() -> None:
         for i in range(2)
     )
     logits, scores = rng.random((2, 10), np.float32)
-    result = JobResult(
-        logits=logits, scores=scores, maps=maps, timings={"forward": 1.5}, batch_rows=4
-    )
+    result = JobResult(logits=logits, scores=scores, maps=maps, timings={"forward": 1.5})
     arrived = unpack_result(*sent(pack_result(1, result)))
     np.testing.assert_array_equal(arrived.logits, logits)
     np.testing.assert_array_equal(arrived.scores, scores)
     assert arrived.timings == {"forward": 1.5}
-    assert arrived.batch_rows == 4
     for before, after in zip(maps, arrived.maps, strict=True):
         assert (after.index, after.method, after.layer) == (before.index, "gradcam", "l")
         np.testing.assert_array_equal(after.values, before.values)
