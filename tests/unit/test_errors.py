@@ -7,6 +7,7 @@ import pytest
 
 import app.errors
 from app.errors import CamserveError, SetupError, error_from_line
+from tests.server import ROOT
 
 
 def below(cls: type[CamserveError]) -> Iterator[type[CamserveError]]:
@@ -55,3 +56,11 @@ def test_an_error_carries_what_a_client_may_know() -> None:
     assert error.fields == (("size", "too big"),)
     assert (error.retry_after, error.extra) == (3, {"limits": {"size": 1}})
     assert (CamserveError("Bad.").fields, CamserveError("Bad.").extra) == ((), {})
+
+
+@pytest.mark.parametrize("cls", [cls for cls in SENT if not cls.__subclasses__()])
+def test_every_error_is_told_to_those_who_call(cls: type[CamserveError]) -> None:
+    rows = (ROOT / "docs" / "api.md").read_text().splitlines()
+    (row,) = (row for row in rows if row.startswith("|") and f"`{cls.code}`" in row)
+    assert str(cls.status) in row.split("|")[1]
+    assert row.split("|")[-2].strip().startswith("yes" if cls.retryable else "no")

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from app.logs import request_id, set_up_logs
 from app.main import api_settings, find_devices
 from app.metrics import Metrics, MetricsRegistry
 from app.settings import Settings, admin_token
+from tests.server import ROOT
 
 
 def test_devices_that_are_named_are_taken_as_they_are() -> None:
@@ -109,3 +111,11 @@ def test_what_an_ended_process_told_of_itself_is_forgotten() -> None:
     registry.forget("worker-0")
     assert 'camserve_model_ready{model="m",process="worker-0"} 0.0' in registry.page()
     assert 'camserve_model_ready{model="m",process="worker-1"} 1.0' in registry.page()
+
+
+def test_the_map_of_the_folders_names_every_room() -> None:
+    (drawn,) = re.findall(r"```\n(app/.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
+    words = set(re.findall(r"\w+", drawn))
+    for folder in ("app", "app/engine", "app/backbones"):
+        modules = {file.stem for file in (ROOT / folder).glob("[a-z]*.py")}
+        assert modules <= words, folder
