@@ -4,15 +4,21 @@ import json
 import logging
 import sys
 from contextvars import ContextVar
+from datetime import UTC, datetime
 
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 
 
 class _JSON(logging.Formatter):
+    def __init__(self, process: str) -> None:
+        super().__init__()
+        self._process = process
+
     def format(self, record: logging.LogRecord) -> str:
         line = {
-            "time": self.formatTime(record),
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
+            "process": self._process,
             "logger": record.name,
             "request_id": request_id.get(),
             "message": record.getMessage(),
@@ -32,6 +38,6 @@ def set_up_logs(log_format: str, process: str) -> None:
     """Log to standard error, from this process on."""
     handler = logging.StreamHandler(sys.stderr)
     text = _Text(f"%(asctime)s %(levelname)s {process} %(name)s [%(request_id)s] %(message)s")
-    handler.setFormatter(_JSON() if log_format == "json" else text)
+    handler.setFormatter(_JSON(process) if log_format == "json" else text)
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a broken form is no news
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

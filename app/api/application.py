@@ -61,7 +61,7 @@ def create_app(
         title="camserve",
         version=app.__version__,
         description="Class scores and the heatmap they rest on, in one request.",
-        middleware=_middlewares(metrics, settings),
+        middleware=_middlewares(metrics, settings, is_draining),
         exception_handlers={
             CamserveError: on_camserve_error,
             HTTPException: on_http_exception,
@@ -77,10 +77,12 @@ def create_app(
     return api
 
 
-def _middlewares(metrics: Metrics, settings: ApiSettings) -> list[Middleware]:
+def _middlewares(
+    metrics: Metrics, settings: ApiSettings, is_draining: Callable[[], bool]
+) -> list[Middleware]:
     """From outside in. What one of them refuses passes through those before it."""
     return [
-        Middleware(Identified, metrics),
+        Middleware(Identified, metrics, is_draining),
         Middleware(
             Cors,
             allow_origins=settings.cors_origins,

@@ -8,6 +8,7 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import Callable
 from http import HTTPStatus
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -40,11 +41,15 @@ _DRAIN_S = 2.0
 
 
 class Identified:
-    """Gives every response its ``X-Request-ID``, counts it and logs it."""
+    """Gives every response its ``X-Request-ID``, counts it and logs it.
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    Once the service is about to end it asks each client to connect anew: elsewhere.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, is_draining: Callable[[], bool]) -> None:
         self._app = app
         self._metrics = metrics
+        self._is_draining = is_draining
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -63,6 +68,8 @@ class Identified:
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-ID"] = name
                 headers["X-Content-Type-Options"] = "nosniff"
+                if self._is_draining():
+                    headers["Connection"] = "close"
             await send(message)
 
         try:

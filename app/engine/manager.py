@@ -67,6 +67,7 @@ class Manager:
         self._tell = tell
         self._one_by_one = asyncio.Lock()
         self._ids = itertools.count()
+        self._failed: set[str] = set()  # models that workers list because they could not load them
         self._question: _Question | None = None
 
     def brief(self) -> Line:
@@ -114,7 +115,7 @@ class Manager:
             except ManifestError as exc:
                 log.error("the models stay as they are: %s", exc.detail)  # noqa: TRY400
                 return
-            for name in self._manifests.keys() - found.keys():
+            for name in (self._manifests.keys() | self._failed) - found.keys():
                 await self._forget(name)
             for manifest in found.values():
                 await self._follow(manifest)
@@ -145,6 +146,7 @@ class Manager:
         if errors and len(errors) < len(answers):
             await self._undo(manifest.name)
         if errors:
+            self._failed.add(manifest.name)
             raise errors[0]
         if not answers:
             raise NoWorker("No worker is up that could load it.", retry_after=2)
@@ -165,7 +167,8 @@ class Manager:
 
     async def _forget(self, name: str) -> None:
         self._wanted.pop(name, None)
-        del self._manifests[name]
+        self._manifests.pop(name, None)
+        self._failed.discard(name)
         await self._ask("forget", name)
 
     async def _ask(self, action: str, name: str, manifest: Manifest | None = None) -> Answers:

@@ -212,9 +212,9 @@ def _to_rgb(image: Image.Image, background: Color) -> Image.Image:
     if image.mode.startswith("I"):
         image = _to_8_bit(image)
     if image.has_transparency_data:
-        rgba = image.convert("RGBA")
+        rgba = image if image.mode == "RGBA" else image.convert("RGBA")  # which would copy it
         canvas = Image.new("RGB", rgba.size, background)
-        canvas.paste(rgba, mask=rgba.getchannel("A"))
+        canvas.paste(rgba, mask=rgba)
         return canvas
     return image if image.mode == "RGB" else image.convert("RGB")
 

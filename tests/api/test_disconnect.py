@@ -94,7 +94,8 @@ def test_what_is_not_http_passes_through_the_door_untouched() -> None:
         raise AssertionError
 
     events: list[object] = []
-    door = Identified(Bounded(HeadAsGet(Keyed(inner, ["k"], ())), 1, 1, 1), Metrics(events.append))
+    bounded = Bounded(HeadAsGet(Keyed(inner, ["k"], ())), 1, 1, 1)
+    door = Identified(bounded, Metrics(events.append), lambda: False)
     scope: Scope = {"type": "lifespan"}
     asyncio.run(door(scope, receive, send))
     assert seen == [scope]

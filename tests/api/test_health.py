@@ -38,7 +38,8 @@ def test_readyz_refuses_while_draining_and_requests_are_still_answered(api: Api)
     response = api.get("/readyz")
     assert (response.status_code, response.json()) == (503, {"status": "draining"})
     assert api.get("/livez").status_code == 200
-    assert api.raw().status_code == 200
+    answer = api.raw()
+    assert (answer.status_code, answer.headers["Connection"]) == (200, "close")
 
 
 def test_the_metrics_page_is_prometheus_text(api: Api) -> None:

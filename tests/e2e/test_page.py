@@ -89,6 +89,30 @@ def test_another_method_is_a_choice_away(server: Server, browser: Browser, tmp_p
     assert browser.console() == []
 
 
+def test_a_method_of_many_passes_tells_how_far_it_has_come(
+    server: Server, browser: Browser, tmp_path: Path
+) -> None:
+    (tmp_path / "photo.jpg").write_bytes(make_upload(500, 300))
+    browser.open(server.url)
+    browser.wait_until("document.querySelectorAll('#method option').length > 10")
+    browser.choose_file("#file", tmp_path / "photo.jpg")
+    browser.wait_until(DRAWN)
+    before = browser.run("return document.querySelector('#heatmap').src")
+    browser.run(
+        "const status = document.querySelector('#status'); window.told = [];"
+        " new MutationObserver(() => told.push(status.textContent))"
+        ".observe(status, { childList: true });"
+        " const choice = document.querySelector('#method'); choice.value = 'scorecam';"
+        " choice.dispatchEvent(new Event('change'))"
+    )
+    browser.wait_until(f"document.querySelector('#heatmap').src !== {before!r}")
+    browser.wait_until(DRAWN)
+    told = browser.run("return told")
+    assert any(text.endswith("50 %") for text in told), told
+    assert told[-1].startswith("Heatmap of")
+    assert browser.console() == []
+
+
 def test_a_file_that_is_no_picture_is_refused_in_words(
     server: Server, browser: Browser, tmp_path: Path
 ) -> None:

@@ -5,6 +5,7 @@ import logging
 import re
 import subprocess
 import sys
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -80,7 +81,9 @@ def test_log_lines_carry_the_id_of_their_request(
     assert "said" in line
     assert "ValueError: why" in line
     if log_format == "json":
-        assert json.loads(line)["request_id"] == "r-1"
+        told = json.loads(line)
+        assert (told["request_id"], told["process"]) == ("r-1", "http-0")
+        assert datetime.fromisoformat(told["time"]).utcoffset() == timedelta(0)
 
 
 def test_events_of_other_processes_reach_the_page() -> None:

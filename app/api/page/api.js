@@ -30,10 +30,33 @@ export async function download(path) {
   return (await call(path)).blob();
 }
 
-/** Sends a picture (a Blob) as the raw body. */
-export async function explain(picture, options, signal) {
-  const headers = { "Content-Type": mediaType(picture) };
-  return (await call(explainPath(options), { method: "POST", body: picture, headers, signal })).json();
+/** Sends a picture (a Blob) as the raw body; with ``onProgress`` it is told how far the work has come. */
+export async function explain(picture, options, signal, onProgress) {
+  const headers = { "Content-Type": mediaType(picture), ...(onProgress && { Accept: "text/event-stream" }) };
+  const response = await call(explainPath(options), { method: "POST", body: picture, headers, signal });
+  if (!onProgress) return response.json();
+  for await (const [name, data] of events(response.body)) {
+    if (name === "progress") onProgress(data);
+    if (name === "error") throw asProblem(data, data.status);
+    if (name === "result") return data;
+  }
+  throw new Problem("The server broke off", { detail: "It may be starting again.", retryable: true });
+}
+
+/** The names and data of an event stream. */
+async function* events(body) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    const blocks = (rest + value).split("\n\n");
+    rest = blocks.pop();
+    for (const block of blocks) {
+      const [, name, data] = block.match(/^event: (\w+)\ndata: (.*)$/) ?? [];
+      if (name) yield [name, JSON.parse(data)];
+    }
+  }
 }
 
 /** The shell command that sends the same request. */
@@ -57,14 +80,17 @@ async function call(path, init = {}) {
 }
 
 async function problem(response) {
-  const { status } = response;
   const body = await response.json().catch(() => ({}));  // a proxy's own error page is HTML
+  return asProblem(body, response.status, response);
+}
+
+function asProblem(body, status, response) {
   return new Problem(body.title ?? `Error ${status}`, {
     status,
-    detail: body.detail ?? WORDS[status] ?? response.statusText,
+    detail: body.detail ?? WORDS[status] ?? response?.statusText,
     errors: body.errors ?? [],
-    requestId: body.request_id ?? response.headers.get("X-Request-ID") ?? "",
-    retryAfter: Number.parseInt(response.headers.get("Retry-After"), 10) || 0,
+    requestId: body.request_id ?? response?.headers.get("X-Request-ID") ?? "",
+    retryAfter: Number.parseInt(response?.headers.get("Retry-After"), 10) || 0,
     retryable: body.retryable ?? [408, 429, 502, 503, 504].includes(status),
   });
 }

@@ -90,8 +90,9 @@ async function run() {
   const options = { model, method, classes: "top3", top_k: "5", alpha: "1" };
   $("busy").hidden = false;
   say("status", `Explaining ${picture.name} …`);
+  const isSlow = methods.find(({ name }) => name === method)?.lane === "slow";
   try {
-    const answer = await explain(picture, options, signal);
+    const answer = await explain(picture, options, signal, isSlow && tellProgress);
     await $("picture").decode().catch(() => {});  // so that picture and heatmap appear together
     if (!signal.aborted) show(answer, options);
   } catch (error) {
@@ -99,6 +100,11 @@ async function run() {
   } finally {
     if (!signal.aborted) $("busy").hidden = true;
   }
+}
+
+/** In tenths, as the status is read out by screen readers. */
+function tellProgress({ done, total }) {
+  say("status", `Explaining ${picture.name} … ${10 * Math.floor((10 * done) / total)} %`);
 }
 
 /** Ends what is running, and clears what it had shown. */

@@ -196,6 +196,16 @@ def test_the_models_follow_their_folder(
     assert (crew.told, crew.brief) == (told, brief)
 
 
+def test_a_model_that_could_never_be_loaded_goes_with_its_manifest(crew: Crew) -> None:
+    write(crew.folder, "second")
+    crew.failing = {"second": {"w0", "w1"}}
+    with pytest.raises(LoadFailed):
+        play(crew.manager.manage("load", "second"))
+    (crew.folder / "second.toml").unlink()
+    play(crew.manager.reload())
+    assert "forget second" in crew.told
+
+
 def test_a_changed_model_that_cannot_be_loaded_stays_and_the_others_follow(
     crew: Crew, caplog: pytest.LogCaptureFixture
 ) -> None:
