@@ -1,4 +1,10 @@
-"""The use case, to be read aloud: decode, submit, render."""
+"""The use case, to be read aloud: decode, submit, render.
+
+upload   ─ read_upload ───► the model's input    reading.py, a thread of this process
+input    ─ Engine.submit ─► scores, raw maps     a worker: it waits there, engine/batching.py,
+                                                 and runs with others, engine/fast.py
+raw map  ─ Canvas.draw ───► pictures             drawing.py, a thread of this process
+"""
 
 import asyncio
 import time

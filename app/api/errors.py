@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from app.errors import CamserveError, MethodNotAllowed, NotFound
+from app.errors import CamserveError, Draining, MethodNotAllowed, NotFound
 from app.logs import request_id
 
 log = logging.getLogger(__name__)
@@ -35,6 +35,11 @@ def problem(error: CamserveError) -> Response:
     if error.status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
     return Response(json.dumps(body), error.status, headers, "application/problem+json")
+
+
+def overdue() -> Draining:
+    """Of a request that is not done when the server ends."""
+    return Draining("The server ends and waits no longer. Ask again: another one answers.")
 
 
 def refusal(error: CamserveError, path: str) -> Response:

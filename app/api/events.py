@@ -7,7 +7,8 @@ from typing import Any
 
 from starlette.responses import StreamingResponse
 
-from app.api.errors import problem, public
+from app.api.errors import overdue, problem, public
+from app.errors import CamserveError
 from app.types import Progress
 
 MEDIA_TYPE = "text/event-stream"
@@ -34,6 +35,9 @@ async def _events(work: Work) -> AsyncIterator[bytes]:
         while not (task.done() and latest.empty()):
             yield await _next(latest, task)
         yield _outcome(task)
+    except asyncio.CancelledError:  # the client has gone, or the server ends: then it reads this
+        yield _error(overdue())
+        raise
     finally:
         task.cancel()
 
@@ -55,7 +59,11 @@ def _outcome(task: "asyncio.Future[bytes]") -> bytes:
     error = task.exception()
     if error is None:
         return _event("result", task.result())
-    return _event("error", bytes(problem(public(error)).body))
+    return _error(public(error))
+
+
+def _error(error: CamserveError) -> bytes:
+    return _event("error", bytes(problem(error).body))
 
 
 def _as_json(progress: Progress) -> bytes:

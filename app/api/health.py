@@ -29,12 +29,17 @@ def health_router(
     """
     router = APIRouter()
 
-    @router.get("/livez", response_model=Liveness)
+    @router.get("/livez", response_model=Liveness, openapi_extra=doc.OPEN)
     async def livez() -> Response:
         """The event loop turns; says nothing of models."""
         return JSONResponse({"status": "alive"}, headers=_NO_STORE)
 
-    @router.get("/readyz", response_model=Readiness, responses={503: {"model": Readiness}})
+    @router.get(
+        "/readyz",
+        response_model=Readiness,
+        responses={503: {"model": Readiness}},
+        openapi_extra=doc.OPEN,
+    )
     async def readyz() -> Response:
         """A warm worker serves every start-up model, and the service is not ending."""
         missing = service.models().missing(start_models)

@@ -17,14 +17,13 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.errors import problem, public, refusal
+from app.api.errors import overdue, problem, public, refusal
 from app.api.room import Place, Room
 from app.errors import (
     BadRequest,
     BodyTooLarge,
     BodyTooSlow,
     CamserveError,
-    Draining,
     HeadersTooLarge,
 )
 from app.logs import request_id
@@ -108,8 +107,7 @@ class Guarded:
         except asyncio.CancelledError:  # by a server that ends: its grace is over
             if started:
                 raise
-            late = Draining("The server ends and waits no longer. Ask again: another one answers.")
-            await refusal(late, scope["path"])(scope, receive, send)
+            await refusal(overdue(), scope["path"])(scope, receive, send)
         except Exception as exc:
             if started:
                 raise  # half an answer cannot be taken back; the server cuts the connection
@@ -268,7 +266,7 @@ class _Body:
             async with asyncio.timeout(seconds):
                 while not self.complete and self._read < allowed:
                     await self._take()
-        except TimeoutError:
+        except (TimeoutError, asyncio.CancelledError):  # by a server that ends: say why, at least
             return
 
     async def _take(self) -> Message:

@@ -271,6 +271,7 @@ def _gone() -> Response:
 def _only_the_overlay(options: ExplainOptions, media_type: str) -> ExplainOptions:
     """Accept decides; what would cost time and have no place in a picture is refused."""
     lost = {
+        "method": len(options.method) > 1,
         "classes": options.asks_for_several,
         "check": bool(options.check),
         "counterfactual": options.counterfactual,

@@ -22,6 +22,7 @@ class Protocol(HttpToolsProtocol):
     """One connection. A request's head must come whole, in time, and be HTTP."""
 
     _unread = 0  # bytes since the end of a head, or since some of a body
+    _upgrade_at = 0  # in what was fed last: behind the head that wishes for another protocol
     _in_head = True
     _timer: asyncio.TimerHandle | None = None
 
@@ -34,24 +35,32 @@ class Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        self._unread += len(data)
         self._unset_keepalive_if_required()
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._stay(data[upgrade.args[0] :])
-        except httptools.HttpParserError:
-            self._refuse(BadRequest("What came is not HTTP/1.1."))
+        rest = memoryview(data)
+        while rest and self._feed(rest):
+            rest = rest[self._upgrade_at :]
         if self._unread > _MAX_BESIDE_BODY:
             self._refuse(
                 HeadersTooLarge(f"Address, headers or trailers are over {_MAX_BESIDE_BODY} bytes.")
             )
 
+    def _feed(self, data: memoryview) -> bool:
+        """Parse; whether more is left, behind a wish for another protocol."""
+        self._unread += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._upgrade_at = upgrade.args[0]
+            return self._stay()
+        except httptools.HttpParserError:
+            self._refuse(BadRequest("What came is not HTTP/1.1."))
+        return False
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._unread = 0
         if not self._in_head:
             self._begin_head()
+        self._unread = 1  # its first byte, at least
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_head:  # a trailer could claim to be a key (RFC 9110, section 6.5.1)
@@ -71,25 +80,30 @@ class Protocol(HttpToolsProtocol):
             self._unread = 0
             super().on_message_complete()
 
-    def _stay(self, rest: bytes) -> None:
+    def _stay(self) -> bool:
         """Go on with HTTP/1.1, as a server may (RFC 9110, section 7.8); a body may follow.
 
         Java's ``HttpClient`` and ``curl --http2`` ask for HTTP/2 so. The parser takes what comes
         next for the other protocol; another one is given the same head without that wish.
         """
         method, version = self.parser.get_method(), self.parser.get_http_version().encode()
-        if method == b"CONNECT":
-            self._refuse(BadRequest("This is no proxy."))
-            return
         fields = b"".join(
             name + b": " + value + b"\r\n" for name, value in self.headers if name != b"upgrade"
         )
         head = b"%s %s HTTP/%s\r\n%s\r\n" % (method, self.url, version, fields)
         self.parser = httptools.HttpRequestParser(self)
-        self.data_received(head + rest)
+        try:
+            self.parser.feed_data(head)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):  # such as CONNECT
+            self._refuse(BadRequest("What came is not HTTP/1.1, or asks for a tunnel."))
+            return False
+        return True
 
     def _begin_head(self) -> None:
         self._in_head, self._unread = True, 0
+        self._wait_for_head()
+
+    def _wait_for_head(self) -> None:
         self._timer = self.loop.call_later(_HEAD_S, self._too_slow)
 
     def _end_head(self) -> None:
@@ -99,7 +113,7 @@ class Protocol(HttpToolsProtocol):
 
     def _too_slow(self) -> None:
         if self._is_answering:
-            self._begin_head()  # it has been read already, and waits for its turn
+            self._wait_for_head()  # nothing is read while another request is answered
         elif self._unread:
             self._refuse(BodyTooSlow("The request's head did not arrive in time."))
         else:
@@ -107,7 +121,10 @@ class Protocol(HttpToolsProtocol):
 
     @property
     def _is_answering(self) -> bool:
-        """Whether a request that was read whole has not been answered yet."""
+        """Whether a request before the one that is being read has not been answered yet.
+
+        ``cycle`` is the newest whose head was read; older ones, and it, may wait in ``pipeline``.
+        """
         cycle: RequestResponseCycle | None = self.cycle
         if cycle is None or cycle.response_complete:
             return False
@@ -116,9 +133,13 @@ class Protocol(HttpToolsProtocol):
     def _refuse(self, error: CamserveError) -> None:
         if self.transport.is_closing():
             return
-        if self._is_answering:
-            self.cycle.keep_alive = False  # that answer is the last
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle and self._is_answering:
+            cycle.keep_alive = False  # its answer is the connection's last
             self.flow.pause_reading()
+            return
+        if cycle and cycle.response_started and not cycle.response_complete:
+            self.transport.close()  # half an answer cannot be taken back
             return
         name = uuid.uuid4().hex
         request_id.set(name)

@@ -136,7 +136,10 @@ class Model:
     @property
     def clean_layer(self) -> str | None:
         """A layer at which the model can be cut in two, whichever its own one is."""
-        return self._cutter.default if isinstance(self._cutter, Cutter) else None
+        try:
+            return self._cutter.default if isinstance(self._cutter, Cutter) else None
+        except ModelCheckFailed:
+            return None
 
     def scores(self, logits: Tensor) -> Tensor:
         """[N, classes] → the same: of exclusive classes, or of each for itself."""

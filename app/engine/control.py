@@ -1,4 +1,21 @@
-"""The pipe between the parent and each child: JSON lines. Its end tells a child to end."""
+"""The pipe between the parent and each child: JSON lines. Its end tells a child to end.
+
+Each line has a ``kind``:
+
+    to any child      start    the first one: all that it must know
+    to http           workers  where they listen now
+                      drain    the service is about to end: be not ready, and go on
+                      stop     accept nothing more
+                      page     the metrics that it asked for
+                      done     what became of ``manage``
+    to a worker       models   load, unload, list or forget one
+    from any child    metrics  counted events
+                      alive    a few times in ``APP_HANG_S``
+    from http         scrape   asks for the metrics of all processes
+                      manage   asks to load or unload a model in all workers
+    from a worker     listening  it takes connections
+                      done     what became of ``models``
+"""
 
 import asyncio
 import json

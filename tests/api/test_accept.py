@@ -89,7 +89,7 @@ def test_accept_decides_over_output_and_format(api: Api) -> None:
     [
         ("classes", {"classes": "top2"}),
         ("classes", {"classes": "0,1"}),
-        ("classes", {"method": "gradcam,layercam"}),
+        ("method", {"method": "gradcam,layercam"}),
         ("check", {"check": "deletion"}),
         ("counterfactual", {"counterfactual": "true", "region": "0,0,9,9"}),
     ],

@@ -97,6 +97,21 @@ def test_a_client_that_hangs_up_ends_the_work() -> None:
     asyncio.run(scenario())
 
 
+def test_a_stream_that_outlasts_the_server_ends_with_an_error() -> None:
+    async def scenario() -> str:
+        engine = FakeEngine(gate=asyncio.Event())
+        api, wire = make_api(engine=engine), Wire(headers=ASK)
+        wire.body(PHOTO)
+        call = asyncio.create_task(wire.call(api.asgi))
+        await asyncio.wait_for(engine.begun.wait(), 10)
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+        return wire.answer.decode()
+
+    name, content = read(asyncio.run(scenario()))[-1]
+    assert (name, content["code"]) == ("error", "draining")
+
+
 def test_progress_that_comes_together_with_the_result_is_told() -> None:
     async def work(tell: Callable[[Progress], None]) -> bytes:
         tell(Progress(1, 2))

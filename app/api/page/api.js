@@ -35,10 +35,14 @@ export async function explain(picture, options, signal, onProgress) {
   const headers = { "Content-Type": mediaType(picture), ...(onProgress && { Accept: "text/event-stream" }) };
   const response = await call(explainPath(options), { method: "POST", body: picture, headers, signal });
   if (!onProgress) return response.json();
-  for await (const [name, data] of events(response.body)) {
-    if (name === "progress") onProgress(data);
-    if (name === "error") throw asProblem(data, data.status);
-    if (name === "result") return data;
+  try {
+    for await (const [name, data] of events(response.body)) {
+      if (name === "progress") onProgress(data);
+      if (name === "error") throw asProblem(data, data.status);
+      if (name === "result") return data;
+    }
+  } catch (error) {
+    if (error.name === "AbortError" || error instanceof Problem) throw error;
   }
   throw new Problem("The server broke off", { detail: "It may be starting again.", retryable: true });
 }

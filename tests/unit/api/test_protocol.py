@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
+from app.api import protocol
 from app.api.server import HttpServer
 
 Scenario = Callable[["Line"], Awaitable[None]]
@@ -102,6 +103,26 @@ def test_a_wish_for_http_2_is_passed_over_and_its_body_read(apart: bool) -> None
         status, told = await line.answer()
         assert (status, '"bytes":100000' in told, "upgrade" in told) == (200, True, False)
         assert '"path":"/next"' in (await line.answer())[1]
+
+    play(scenario)
+
+
+def test_many_wishes_at_once_are_passed_over_one_by_one() -> None:
+    async def scenario(line: Line) -> None:
+        line.writer.write(GET.replace(b"\r\n\r\n", b"\r\n" + WISH + b"\r\n") * 1500)
+        for _ in range(1500):
+            assert (await line.answer())[0] == 200
+
+    play(scenario)
+
+
+def test_a_head_that_stops_half_way_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "_HEAD_S", 0.05)
+
+    async def scenario(line: Line) -> None:
+        line.writer.write(GET[:20])
+        assert (await line.answer())[0] == 408
+        assert await line.ends()
 
     play(scenario)
 
