@@ -85,11 +85,12 @@ def end(pid: int, patience_s: float = 8.0) -> None:
 
 def _wait_for_end(pids: Iterable[int], seconds: float) -> None:
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+    while True:
+        ended = not any(map(_lives, pids))  # looked at first: what is seen to have ended is reaped
         for pid in pids:
             with suppress(OSError):  # not ours, or waited for already
                 os.waitpid(pid, os.WNOHANG)
-        if not any(map(_lives, pids)):
+        if ended or time.monotonic() >= deadline:
             return
         time.sleep(0.05)
 
