@@ -37,7 +37,6 @@ async def _events(work: Work) -> AsyncIterator[bytes]:
         yield _outcome(task)
     except asyncio.CancelledError:  # the client has gone, or the server ends: then it reads this
         yield _error(overdue())
-        raise
     finally:
         task.cancel()
 

@@ -93,11 +93,12 @@ class Guarded:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started = False
+        started = ended = False
 
         async def send_watched(message: Message) -> None:
-            nonlocal started
+            nonlocal started, ended
             started = True
+            ended = message["type"] == "http.response.body" and not message.get("more_body")
             await send(message)
 
         try:
@@ -105,9 +106,10 @@ class Guarded:
         except ClientDisconnect:
             log.info("the client hung up while it sent its body")
         except asyncio.CancelledError:  # by a server that ends: its grace is over
-            if started:
+            if not started:
+                await refusal(overdue(), scope["path"])(scope, receive, send)
+            elif not ended:
                 raise
-            await refusal(overdue(), scope["path"])(scope, receive, send)
         except Exception as exc:
             if started:
                 raise  # half an answer cannot be taken back; the server cuts the connection

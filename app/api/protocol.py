@@ -22,7 +22,6 @@ class Protocol(HttpToolsProtocol):
     """One connection. A request's head must come whole, in time, and be HTTP."""
 
     _unread = 0  # bytes since the end of a head, or since some of a body
-    _upgrade_at = 0  # in what was fed last: behind the head that wishes for another protocol
     _in_head = True
     _timer: asyncio.TimerHandle | None = None
 
@@ -37,24 +36,24 @@ class Protocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
         rest = memoryview(data)
-        while rest and self._feed(rest):
-            rest = rest[self._upgrade_at :]
+        while rest:
+            rest = self._feed(rest)
         if self._unread > _MAX_BESIDE_BODY:
             self._refuse(
                 HeadersTooLarge(f"Address, headers or trailers are over {_MAX_BESIDE_BODY} bytes.")
             )
 
-    def _feed(self, data: memoryview) -> bool:
-        """Parse; whether more is left, behind a wish for another protocol."""
+    def _feed(self, data: memoryview) -> memoryview:
+        """Parse; what is left to parse, behind a wish for another protocol."""
         self._unread += len(data)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._upgrade_at = upgrade.args[0]
-            return self._stay()
+            if self._stay():
+                return data[upgrade.args[0] :]
         except httptools.HttpParserError:
             self._refuse(BadRequest("What came is not HTTP/1.1."))
-        return False
+        return data[:0]
 
     def on_message_begin(self) -> None:
         super().on_message_begin()

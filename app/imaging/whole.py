@@ -14,9 +14,8 @@ from app.errors import CorruptImage, TruncatedImage
 MAX_SCANS = 64  # a progressive JPEG has about ten; a hostile one thousands, each a full pass
 
 # Segments, chunks, blocks. A hostile file is made of empty ones, five million of them in 20 MB, and
-# each is a step of ours, and of Pillow's; an animation of that size has some 80,000.
+# each is a step of ours, and of Pillow's; a whole animation of that size has some 80,000.
 MAX_PARTS = 200_000
-_SMALL_PART = 100  # bytes: of larger files, where the server takes them, as many as these
 
 # Those that a length follows, and the end. Codes below C0 have none: decoders read on behind them.
 _MARKER = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")
@@ -33,8 +32,8 @@ def check_whole(data: bytes, name: str) -> None:
         CorruptImage: a checksum is wrong, or decoding would be endless.
     """
     for part, _ in enumerate(_WALKS[name](data) if name in _WALKS else ()):
-        if part >= max(MAX_PARTS, len(data) // _SMALL_PART):
-            raise CorruptImage(f"The {name} has {part} parts, and more. Save it anew.")
+        if part >= MAX_PARTS:
+            raise CorruptImage(f"The {name} has over {MAX_PARTS} parts. Save it anew.")
 
 
 def truncated() -> TruncatedImage:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -80,33 +81,43 @@ def test_a_long_silence_is_broken_by_comments(monkeypatch: pytest.MonkeyPatch) -
     assert read(asyncio.run(scenario()).decode())[-1][0] == "result"
 
 
+@dataclass
+class Begun:
+    """A request for events whose job has begun, and does not end."""
+
+    api: Api
+    wire: Wire
+    call: "asyncio.Task[None]"
+
+
+async def begin() -> Begun:
+    engine = FakeEngine(gate=asyncio.Event())
+    api, wire = make_api(engine=engine), Wire(headers=ASK)
+    wire.body(PHOTO)
+    call = asyncio.create_task(wire.call(api.asgi))
+    await asyncio.wait_for(engine.begun.wait(), 10)
+    return Begun(api, wire, call)
+
+
 def test_a_client_that_hangs_up_ends_the_work() -> None:
     async def scenario() -> None:
-        engine = FakeEngine(gate=asyncio.Event())
-        api, wire = make_api(engine=engine), Wire(headers=ASK)
-        wire.body(PHOTO)
-        call = asyncio.create_task(wire.call(api.asgi))
-        await asyncio.wait_for(engine.begun.wait(), 10)
-        wire.hang_up()
-        await asyncio.wait_for(call, 10)
+        begun = await begin()
+        begun.wire.hang_up()
+        await asyncio.wait_for(begun.call, 10)
         await asyncio.sleep(0)
-        assert engine.cancelled == engine.jobs
+        assert begun.api.engine.cancelled == begun.api.engine.jobs
         assert asyncio.all_tasks() == {asyncio.current_task()}
-        assert api.counted() == [(EXPLAIN, "200")]
+        assert begun.api.counted() == [(EXPLAIN, "200")]
 
     asyncio.run(scenario())
 
 
 def test_a_stream_that_outlasts_the_server_ends_with_an_error() -> None:
     async def scenario() -> str:
-        engine = FakeEngine(gate=asyncio.Event())
-        api, wire = make_api(engine=engine), Wire(headers=ASK)
-        wire.body(PHOTO)
-        call = asyncio.create_task(wire.call(api.asgi))
-        await asyncio.wait_for(engine.begun.wait(), 10)
-        call.cancel()
-        await asyncio.gather(call, return_exceptions=True)
-        return wire.answer.decode()
+        begun = await begin()
+        begun.call.cancel()
+        await asyncio.gather(begun.call, return_exceptions=True)
+        return begun.wire.answer.decode()
 
     name, content = read(asyncio.run(scenario()))[-1]
     assert (name, content["code"]) == ("error", "draining")

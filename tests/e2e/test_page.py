@@ -70,47 +70,48 @@ def test_a_sample_is_explained_by_its_own_model_and_opacity_needs_no_request(
     assert server.metric("camserve_requests_total") - before <= 1  # the scrape before
 
 
-def test_another_method_is_a_choice_away(server: Server, browser: Browser, tmp_path: Path) -> None:
+@pytest.fixture
+def explained(server: Server, browser: Browser, tmp_path: Path) -> Browser:
+    """A page on which a picture was explained."""
     (tmp_path / "photo.jpg").write_bytes(make_upload(500, 300))
     browser.open(server.url)
     browser.wait_until("document.querySelectorAll('#method option').length > 10")
     browser.choose_file("#file", tmp_path / "photo.jpg")
     browser.wait_until(DRAWN)
+    return browser
+
+
+def choose_method(browser: Browser, name: str) -> None:
     before = browser.run("return document.querySelector('#heatmap').src")
     browser.run(
-        "const choice = document.querySelector('#method'); choice.value = 'guided_gradcam';"
-        " choice.dispatchEvent(new Event('change'))"
+        "const choice = document.querySelector('#method'); choice.value = arguments[0];"
+        " choice.dispatchEvent(new Event('change'))",
+        name,
     )
     browser.wait_until(f"document.querySelector('#heatmap').src !== {before!r}")
-    assert "Adebayo" in browser.run("return document.querySelector('#warning').innerText")
-    assert "method=guided_gradcam" in browser.run(
+    browser.wait_until(DRAWN)
+
+
+def test_another_method_is_a_choice_away(explained: Browser) -> None:
+    choose_method(explained, "guided_gradcam")
+    assert "Adebayo" in explained.run("return document.querySelector('#warning').innerText")
+    assert "method=guided_gradcam" in explained.run(
         "return document.querySelector('#curl').textContent"
     )
-    assert browser.console() == []
+    assert explained.console() == []
 
 
-def test_a_method_of_many_passes_tells_how_far_it_has_come(
-    server: Server, browser: Browser, tmp_path: Path
-) -> None:
-    (tmp_path / "photo.jpg").write_bytes(make_upload(500, 300))
-    browser.open(server.url)
-    browser.wait_until("document.querySelectorAll('#method option').length > 10")
-    browser.choose_file("#file", tmp_path / "photo.jpg")
-    browser.wait_until(DRAWN)
-    before = browser.run("return document.querySelector('#heatmap').src")
-    browser.run(
+def test_a_method_of_many_passes_tells_how_far_it_has_come(explained: Browser) -> None:
+    explained.run(
         "const status = document.querySelector('#status'); window.told = [];"
         " new MutationObserver(() => told.push(status.textContent))"
-        ".observe(status, { childList: true });"
-        " const choice = document.querySelector('#method'); choice.value = 'scorecam';"
-        " choice.dispatchEvent(new Event('change'))"
+        ".observe(status, { childList: true })"
     )
-    browser.wait_until(f"document.querySelector('#heatmap').src !== {before!r}")
-    browser.wait_until(DRAWN)
-    told = browser.run("return told")
+    choose_method(explained, "scorecam")
+    told = explained.run("return told")
     assert any(text.endswith("50 %") for text in told), told
     assert told[-1].startswith("Heatmap of")
-    assert browser.console() == []
+    assert explained.console() == []
 
 
 def test_a_file_that_is_no_picture_is_refused_in_words(

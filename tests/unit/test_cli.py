@@ -1,7 +1,9 @@
 """The command line: the same path without HTTP, and errors of one line."""
 
 import json
+import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -10,8 +12,13 @@ from torch import nn
 from torchvision import models
 
 from app.cli import main, settings_from
+from app.cli_tune import _advise
+from app.engine.tuning import Measured
 from tests.pictures import make_upload
 from tests.server import TEST_MODELS
+
+if TYPE_CHECKING:
+    from app.types import Precision
 
 
 @pytest.fixture(autouse=True)
@@ -150,6 +157,24 @@ def test_tune_prints_the_times_and_the_settings(capsys: pytest.CaptureFixture[st
     main(["tune", "tiny", "--seconds", "0", "--latency", "0.001"])
     assert "No batch is done within 0.001 ms." in capsys.readouterr().out
     assert_fails(capsys, ["tune", "nobody"], "no manifest named 'nobody'")
+
+
+@pytest.mark.parametrize(
+    ("latency", "advised"),
+    [(None, ["fp32", "bf16"]), (50, ["bf16"]), (10, [])],
+    ids=["both", "the faster one alone", "neither"],
+)
+def test_tune_advises_the_precision_that_is_faster(
+    latency: float | None, advised: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    found: dict[Precision, list[Measured]] = {
+        "fp32": [Measured("fp32", 1, 60, 30)], "bf16": [Measured("bf16", 2, 40, 90)],
+    }  # fmt: skip
+    _advise(found, latency)
+    printed = capsys.readouterr().out
+    assert re.findall(r"APP_PRECISION=(\w+)", printed) == advised
+    assert ("3.00 times" in printed) == (len(advised) == 2)
+    assert ("No batch" in printed) == (not advised)
 
 
 def test_models_lists_the_folder(capsys: pytest.CaptureFixture[str]) -> None:
