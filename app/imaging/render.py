@@ -73,7 +73,9 @@ def canvas(picture: Image.Image, size: tuple[int, int]) -> Pixels:
 
 
 def _levels(evidence: Map) -> Levels:
-    return (evidence * 255 + 0.5).astype(np.uint8)
+    scaled = evidence * 255
+    scaled += 0.5
+    return scaled.astype(np.uint8)
 
 
 def _colored(levels: Levels, palette: Levels) -> Image.Image:
