@@ -57,7 +57,7 @@ class Canvas:
             relu=self.methods[found.method].relu,
             within=self.ranges.get(found.method),
         )
-        laid = self._lay(found.values, evidence)
+        levels = render.quantize(self._lay(found.values, evidence))
         style = render.Style(options.colormap, options.alpha, options.format)
         saturated = (SATURATED_SCORE,) if self.scores[found.index] > _SATURATED else ()
         return Explanation(
@@ -70,8 +70,8 @@ class Canvas:
             with_raw="raw" in wanted,
             flags=(*flags, *found.flags, *saturated),
             residual=found.residual,
-            heatmap=render.heatmap(laid, style) if "heatmap" in wanted else None,
-            overlay=None if self.shown is None else render.overlay(laid, self.shown, style),
+            heatmap=render.heatmap(levels, style) if "heatmap" in wanted else None,
+            overlay=None if self.shown is None else render.overlay(levels, self.shown, style),
             spots=self._spots(evidence) if "boxes" in wanted else None,
             with_region=self.cover is not None,
             region=None if self.cover is None else self._region(found, self.cover),

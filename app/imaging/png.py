@@ -1,18 +1,22 @@
-"""Pixels become a PNG file, fast: the one format whose encoder here is our own.
+"""Pixels become a PNG file, fast.
 
-Pillow tries five filters on each row and deflates with zlib: 13 ms for a 600x400 overlay. One
-filter for all rows and deflate by ISA-L take 2 ms, and a twentieth more bytes (of a heatmap: less
-than half).
+Pillow tries five filters on each row and deflates with zlib: 13 ms for a 600x400 overlay. fpng
+takes 0.8 ms, and an eighth more bytes, but knows no palettes, and lets no other thread run
+meanwhile. So what is large, or has a palette, is encoded here, by one filter for all rows and
+ISA-L's deflate: 2 ms for that overlay, 0.2 for its heatmap.
 
 Source: PNG Specification, Third Edition (W3C, https://www.w3.org/TR/png-3/), sections 5, 9 and 11.
 """
 
 import struct
+from itertools import chain
 
+import fpng
 import numpy as np
 from isal import igzip_lib, isal_zlib
 from numpy.typing import NDArray
 
+_AT_ONCE = 500_000  # pixels that fpng encodes in under 2 ms
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _RGB, _PALETTE = 2, 3  # colour types
 _SUB = 1  # filter: the difference from the pixel to the left
@@ -22,6 +26,7 @@ _LEVEL = 1
 _WINDOW = 11
 
 Levels = NDArray[np.uint8]
+Chunk = tuple[bytes, bytes, bytes, bytes]  # its length, its kind, its data, its checksum
 
 
 def rgb_png(pixels: Levels) -> bytes:
@@ -30,6 +35,10 @@ def rgb_png(pixels: Levels) -> bytes:
     Args:
         pixels: [H, W, 3].
     """
+    height, width, _ = pixels.shape
+    if height * width <= _AT_ONCE:
+        encoded: bytes = fpng.from_ndarray(pixels)
+        return encoded
     return _file(_header(pixels, _RGB), _data(pixels))
 
 
@@ -49,18 +58,18 @@ def palette_png(indices: Levels, palette: Levels, opacity: Levels) -> bytes:
     )
 
 
-def _file(*chunks: bytes) -> bytes:
-    return b"".join((_SIGNATURE, *chunks, _chunk(b"IEND", b"")))
+def _file(*chunks: Chunk) -> bytes:
+    return b"".join((_SIGNATURE, *chain(*chunks, _chunk(b"IEND", b""))))
 
 
-def _header(pixels: Levels, color_type: int) -> bytes:
+def _header(pixels: Levels, color_type: int) -> Chunk:
     height, width = pixels.shape[:2]
     bits, deflate, filters, interlace = 8, 0, 0, 0
     header = struct.pack("!II5B", width, height, bits, color_type, deflate, filters, interlace)
     return _chunk(b"IHDR", header)
 
 
-def _data(pixels: Levels) -> bytes:
+def _data(pixels: Levels) -> Chunk:
     height, width, channels = pixels.shape
     rows = pixels.reshape(height, width * channels)
     filtered = np.empty((height, 1 + rows.shape[1]), np.uint8)
@@ -77,6 +86,6 @@ def _deflated(data: Levels) -> bytes:
     return deflated
 
 
-def _chunk(kind: bytes, data: bytes) -> bytes:
+def _chunk(kind: bytes, data: bytes) -> Chunk:
     check = isal_zlib.crc32(data, isal_zlib.crc32(kind))
-    return b"".join((struct.pack("!I", len(data)), kind, data, struct.pack("!I", check)))
+    return struct.pack("!I", len(data)), kind, data, struct.pack("!I", check)

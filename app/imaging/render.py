@@ -33,36 +33,46 @@ class Style:
     image_format: str
 
 
-def heatmap(evidence: Map, style: Style) -> Picture:
+def quantize(evidence: Map) -> Levels:
+    """The map in 256 levels.
+
+    Args:
+        evidence: float32 [height, width] in [0, 1]; it is used up, as large arrays cost time.
+    """
+    evidence *= 255
+    evidence += 0.5
+    return evidence.astype(np.uint8)
+
+
+def heatmap(levels: Levels, style: Style) -> Picture:
     """The map alone, transparent where there is no evidence: a palette PNG or a lossless WebP.
 
     Args:
-        evidence: float32 [height, width] in [0, 1].
+        levels: [height, width], see ``quantize``.
         style: ``png`` or ``webp``.
     """
-    levels, palette, opacity = _levels(evidence), colormap(style.colors), _opacity(style.alpha)
+    palette, opacity = colormap(style.colors), _opacity(style.alpha)
     if style.image_format == "png":
-        return _picture("png", evidence, palette_png(levels, palette, opacity))
+        return _picture("png", levels, palette_png(levels, palette, opacity))
     image = _colored(levels, palette)
     image.putalpha(_mask(levels, opacity))
-    return _picture(style.image_format, evidence, _encode(image, style.image_format, _HEATMAP))
+    return _picture(style.image_format, levels, _encode(image, style.image_format, _HEATMAP))
 
 
-def overlay(evidence: Map, shown: Pixels, style: Style) -> Picture:
+def overlay(levels: Levels, shown: Pixels, style: Style) -> Picture:
     """The map blended over the picture.
 
     Args:
-        evidence: float32 [height, width] in [0, 1].
+        levels: [height, width], see ``quantize``.
         shown: the picture, see ``canvas``.
         style: of the result.
     """
-    levels = _levels(evidence)
     blend = Image.fromarray(shown)  # a copy
     mask = _mask(levels, _opacity(style.alpha))
     blend.paste(_colored(levels, colormap(style.colors)), mask=mask)
     name = style.image_format
     data = rgb_png(np.asarray(blend)) if name == "png" else _encode(blend, name, _OVERLAY[name])
-    return _picture(name, evidence, data)
+    return _picture(name, levels, data)
 
 
 def canvas(picture: Image.Image, size: tuple[int, int]) -> Pixels:
@@ -70,12 +80,6 @@ def canvas(picture: Image.Image, size: tuple[int, int]) -> Pixels:
     if picture.size != size:
         picture = picture.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
     return np.asarray(picture)
-
-
-def _levels(evidence: Map) -> Levels:
-    scaled = evidence * 255
-    scaled += 0.5
-    return scaled.astype(np.uint8)
 
 
 def _colored(levels: Levels, palette: Levels) -> Image.Image:
@@ -99,6 +103,6 @@ def _encode(image: Image.Image, image_format: str, options: Mapping[str, int]) -
     return out.getvalue()
 
 
-def _picture(image_format: str, evidence: Map, data: bytes) -> Picture:
-    height, width = evidence.shape
+def _picture(image_format: str, levels: Levels, data: bytes) -> Picture:
+    height, width = levels.shape
     return Picture(f"image/{image_format}", width, height, data)
