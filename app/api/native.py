@@ -51,7 +51,7 @@ Work = Callable[..., Coroutine[Any, Any, Answer]]  # may be told whom to tell of
 Write = Callable[[Answer], Awaitable[Response]]
 
 _KEPT = "private, no-cache"  # Cache-Control of what has an ETag
-_BULKY = 512 * 1024  # bytes of pictures and maps that take over half a millisecond to write
+_MOMENT_S = 0.5e-3  # of writing, which the event loop can do between two others
 
 
 class NativeApi:
@@ -213,7 +213,7 @@ class NativeApi:
 
     async def _json(self, answer: Answer, *, explained: bool) -> Response:
         write = partial(answer_json, answer, request_id.get(), explained=explained)
-        content = await asyncio.to_thread(write) if _bulk(answer) > _BULKY else write()
+        content = await asyncio.to_thread(write) if _writing_s(answer) > _MOMENT_S else write()
         return Response(content, headers=_headers(answer), media_type=JSON)
 
     async def _overlay(self, answer: Answer) -> Response:
@@ -283,8 +283,9 @@ def _only_the_overlay(options: ExplainOptions, media_type: str) -> ExplainOption
     return options.model_copy(update={"output": ("overlay",), "format": image_format})
 
 
-def _bulk(answer: Answer) -> int:
-    """Bytes that have to be written as text."""
-    pictures = [picture for e in answer.explanations for picture in (e.heatmap, e.overlay)]
-    grids = sum(e.grid.nbytes * 8 + e.raw.nbytes for e in answer.explanations)
-    return grids + sum(len(picture.data) for picture in pictures if picture)
+def _writing_s(answer: Answer) -> float:
+    """How long it takes to write an answer as text, about."""
+    shown = [picture for e in answer.explanations for picture in (e.heatmap, e.overlay) if picture]
+    data = sum(len(picture.data) for picture in shown)
+    data += sum(e.raw.nbytes for e in answer.explanations if e.with_raw)
+    return data * 0.2e-9 + sum(e.grid.size for e in answer.explanations) * 60e-9

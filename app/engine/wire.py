@@ -9,12 +9,12 @@ The header's ``frames`` holds their lengths. Kinds of message: the http process 
 """
 
 import asyncio
-import json
 import struct
 from collections.abc import Sequence
 from typing import IO, Any
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from app.errors import CamserveError, error_from_line
@@ -30,21 +30,21 @@ _LENGTH = struct.Struct("!I")
 
 def pack(header: Header, frames: Sequence[Frame] = ()) -> list[Frame]:
     """The buffers of one message, to be written in order."""
-    text = json.dumps({**header, "frames": [len(frame) for frame in frames]}).encode()
+    text = orjson.dumps({**header, "frames": [len(frame) for frame in frames]})
     return [_LENGTH.pack(len(text)) + text, *frames]
 
 
 async def receive(reader: asyncio.StreamReader) -> Message:
     """Read one message; ``asyncio.IncompleteReadError`` at the end of the stream."""
     (length,) = _LENGTH.unpack(await reader.readexactly(_LENGTH.size))
-    header = json.loads(await reader.readexactly(length))
+    header = orjson.loads(await reader.readexactly(length))
     return header, [await reader.readexactly(size) for size in header["frames"]]
 
 
 def receive_blocking(file: IO[bytes]) -> Message:
     """Read one message from a buffered stream; ``EOFError`` at its end."""
     (length,) = _LENGTH.unpack(_exactly(file, _LENGTH.size))
-    header = json.loads(_exactly(file, length))
+    header = orjson.loads(_exactly(file, length))
     return header, [_exactly(file, size) for size in header["frames"]]
 
 

@@ -222,7 +222,7 @@ def test_a_large_answer_is_written_beside_the_event_loop(monkeypatch: pytest.Mon
         return answer_json(answer, request_id, explained=explained)
 
     monkeypatch.setattr("app.api.native.answer_json", watched)
-    monkeypatch.setattr("app.api.native._BULKY", 64 * 1024)
+    monkeypatch.setattr("app.api.native._MOMENT_S", 15e-6)
     out = BytesIO()
     Image.effect_noise((300, 300), 90).convert("RGB").save(out, "PNG")
     api = make_api(max_body_bytes=10_000_000)
