@@ -17,6 +17,7 @@ from app.types import (
     ImageInfo,
     Map,
     MethodInfo,
+    Picture,
     Pixels,
     RegionReport,
 )
@@ -51,14 +52,13 @@ class Canvas:
 
     def draw(self, found: ClassMap) -> Explanation:
         """One map."""
-        options, wanted = self.options, self.options.output
+        wanted = self.options.output
         evidence, flags = normalize(
             found.values,
             relu=self.methods[found.method].relu,
             within=self.ranges.get(found.method),
         )
-        levels = render.quantize(self._lay(found.values, evidence))
-        style = render.Style(options.colormap, options.alpha, options.format)
+        heatmap, overlay = self._pictures(found.values, evidence)
         saturated = (SATURATED_SCORE,) if self.scores[found.index] > _SATURATED else ()
         return Explanation(
             index=found.index,
@@ -70,11 +70,23 @@ class Canvas:
             with_raw="raw" in wanted,
             flags=(*flags, *found.flags, *saturated),
             residual=found.residual,
-            heatmap=render.heatmap(levels, style) if "heatmap" in wanted else None,
-            overlay=None if self.shown is None else render.overlay(levels, self.shown, style),
+            heatmap=heatmap,
+            overlay=overlay,
             spots=self._spots(evidence) if "boxes" in wanted else None,
             with_region=self.cover is not None,
             region=None if self.cover is None else self._region(found, self.cover),
+        )
+
+    def _pictures(self, raw: Map, evidence: Map) -> tuple[Picture | None, Picture | None]:
+        """Heatmap and overlay, those that are wanted."""
+        options = self.options
+        if not options.pictures:
+            return None, None
+        levels = render.quantize(self._lay(raw, evidence))
+        style = render.Style(options.colormap, options.alpha, options.format)
+        return (
+            render.heatmap(levels, style) if "heatmap" in options.output else None,
+            None if self.shown is None else render.overlay(levels, self.shown, style),
         )
 
     def _lay(self, raw: Map, evidence: Map) -> Map:

@@ -18,11 +18,10 @@ Each line has a ``kind``:
 """
 
 import asyncio
+import json
 import socket
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
-
-import orjson
 
 Line = dict[str, Any]
 
@@ -49,7 +48,7 @@ class Control:
         """The lines from the other end, until it is closed."""
         try:
             while (line := await self._reader.readline()).endswith(b"\n"):  # a part is a last gasp
-                yield orjson.loads(line)
+                yield json.loads(line)
         except ConnectionResetError:
             return
 
@@ -77,7 +76,7 @@ class BlockingControl:
             line = self._file.readline()
         except ConnectionResetError:
             return None
-        return orjson.loads(line) if line.endswith(b"\n") else None
+        return json.loads(line) if line.endswith(b"\n") else None
 
     def lines(self) -> Iterator[Line]:
         """The lines from the other end, until it is closed."""
@@ -86,4 +85,4 @@ class BlockingControl:
 
 
 def _encode(line: Line) -> bytes:
-    return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
+    return json.dumps(line).encode() + b"\n"

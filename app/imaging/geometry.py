@@ -3,8 +3,6 @@
 Coordinates are continuous pixels of the upright upload: pixel i covers [i, i + 1).
 """
 
-from functools import lru_cache
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -92,7 +90,6 @@ def _shares(cells: int, out: int) -> NDArray[np.float64]:
     return shares
 
 
-@lru_cache(maxsize=256)  # pictures of a client are often of one size
 def _weights(cells: int, start: float, stop: float, upload: int, out: int) -> NDArray[np.float32]:
     """[out, cells]: what each cell adds to each output pixel; nothing outside [start, stop).
 
@@ -105,5 +102,4 @@ def _weights(cells: int, start: float, stop: float, upload: int, out: int) -> ND
     if not inside.any():  # it is narrower than a pixel of the result
         inside[np.abs(centre - (start + stop) / 2).argmin()] = True
     weights: NDArray[np.float32] = (near * inside[:, None]).astype(np.float32)
-    weights.flags.writeable = False  # it is kept
     return weights

@@ -1,7 +1,7 @@
 """Pixels become a PNG file, fast.
 
 Pillow tries five filters on each row and deflates with zlib: 13 ms for a 600x400 overlay. fpng
-takes 0.8 ms, and an eighth more bytes, but knows no palettes, and lets no other thread run
+takes 0.8 ms, and a tenth more bytes, but knows no palettes, and lets no other thread run
 meanwhile. So what is large, or has a palette, is encoded here, by one filter for all rows and
 ISA-L's deflate: 2 ms for that overlay, 0.2 for its heatmap.
 
@@ -16,7 +16,7 @@ import numpy as np
 from isal import igzip_lib, isal_zlib
 from numpy.typing import NDArray
 
-_AT_ONCE = 500_000  # pixels that fpng encodes in under 2 ms
+_AT_ONCE = 500_000  # pixels that fpng encodes in some 2 ms
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _RGB, _PALETTE = 2, 3  # colour types
 _SUB = 1  # filter: the difference from the pixel to the left

@@ -56,6 +56,14 @@ def test_a_score_that_can_hardly_rise_is_flagged() -> None:
     assert canvas(20, 20).draw(found(raw, 1)).flags == ()
 
 
+def test_where_no_picture_is_asked_for_none_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawing = canvas(20, 20, output="boxes")
+    expected = drawing.draw(found(np.eye(7, dtype=np.float32))).spots
+    monkeypatch.delattr("app.imaging.render.quantize")
+    drawn = drawing.draw(found(np.eye(7, dtype=np.float32)))
+    assert (drawn.heatmap, drawn.overlay, drawn.spots) == (None, None, expected)
+
+
 def test_ranges_are_shared_by_the_maps_of_a_method_alone() -> None:
     other = METHOD.model_copy(update={"name": "other"})
     maps = [found(np.array([[0, 1]], np.float32)), found(np.array([[0, 5]], np.float32), 0)]

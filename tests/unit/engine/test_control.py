@@ -1,6 +1,7 @@
 """The pipe between the parent and its children, when one end dies in the middle of a word."""
 
 import asyncio
+import os
 import socket
 
 from app.engine.control import BlockingControl, Control
@@ -18,6 +19,16 @@ def test_lines_go_both_ways() -> None:
         there.close()
 
     asyncio.run(scenario())
+
+
+def test_a_path_that_is_not_utf8_arrives_as_it_was() -> None:
+    line = {"path": os.fsdecode(b"/models/caf\xe9")}
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        BlockingControl(ours).send(line)
+        control = BlockingControl(theirs)
+        assert control.receive() == line
+        control._file.close()
 
 
 def test_a_line_that_was_cut_short_is_the_end() -> None:
