@@ -1,8 +1,9 @@
-"""The map of the program: three kinds of process, each put together here and nowhere else.
+"""The map of the program: four kinds of process, each put together here and nowhere else.
 
     serve          the parent: starts, watches and restarts the others
     ├─ http        reads, decodes, renders, answers; never imports torch
     └─ worker      one a device: models, batches, numbers
+       └─ compiler makes machine code of one model, and ends
 
 Imports stand where they are needed: a process loads what it uses, and an http process no torch.
 """
@@ -13,11 +14,14 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.engine.control import BlockingControl, Control, Line
+from app.engine.environment import cxx
 from app.engine.listening import listen, own_listener
+from app.errors import SetupError
 from app.imports import lasting
 from app.logs import set_up_logs
 from app.metrics import GatheredMetrics, Metrics
@@ -26,10 +30,13 @@ from app.settings import Settings, admin_token
 if TYPE_CHECKING:
     from app.api.application import ApiSettings
     from app.api.server import HttpServer
+    from app.backbones.builds import Build
     from app.backbones.manifest import Manifest
     from app.backbones.registry import Registry
     from app.engine.client import EngineClient
+    from app.engine.compiler import Adopt, Compiler
     from app.engine.runner import Runner
+    from app.engine.sharing import Sharing
     from app.engine.worker import Worker
     from app.service import Engine, Service
 
@@ -52,6 +59,10 @@ def serve(settings: Settings) -> None:
     set_up_logs(settings.log_format, "parent")
     manifests = read_manifests(settings.models_dir)
     read_keys(settings.api_keys_file)
+    if settings.compile == "on" and cxx() is None:
+        raise SetupError(
+            "APP_COMPILE=on: there is no C++ compiler (install g++, or name one by CXX)"
+        )
     listeners = listen(settings.host, settings.port, settings.http_processes)
     log.info("camserve on http://%s:%d", *listeners[0].getsockname()[:2])
     asyncio.run(Pool(settings, manifests, find_devices(settings.devices), listeners).run())
@@ -64,6 +75,8 @@ def run_child(role: str, descriptor: int) -> None:
     end = socket.socket(fileno=descriptor)
     if role == "worker":
         worker_process(BlockingControl(end))
+    elif role == "compiler":
+        compiler_process(BlockingControl(end))
     else:
         import uvloop
 
@@ -219,8 +232,16 @@ def worker_process(control: BlockingControl) -> None:
     )  # fmt: skip
     worker.start(_listen_local(start["endpoint"]))
     control.send({"kind": "listening", "endpoint": start["endpoint"]})
-    on_change = _announcer(worker, runner, metrics, name, start["models"])
+    announce = _announcer(worker, runner, metrics, name, start["models"])
+
+    def on_change() -> None:
+        if compiler:
+            compiler.follow()
+        announce()
+
     loader = Loader(registry, runner, queue, on_change, control.send)
+    compiler = make_compiler(settings, registry, start["threads"], sharing, announce,
+                             lambda *build: loader.do(partial(runner.adopt, *build)))  # fmt: skip
     loader.start(names)
     listening = Thread(target=loader.listen, args=(control.lines(),), daemon=True)
     listening.start()
@@ -230,6 +251,61 @@ def worker_process(control: BlockingControl) -> None:
             os._exit(_STUCK)
         control.send({"kind": "alive"})
         listening.join(settings.hang_s / 4)
+
+
+def make_compiler(
+    settings: Settings,
+    registry: "Registry",
+    threads: int,
+    sharing: "Sharing",
+    on_change: Callable[[], None],
+    adopt: "Adopt",
+) -> "Compiler | None":
+    """What has machine code made for a worker's models, if the operator wants that."""
+    from app.engine.compiler import Child, Compiler
+
+    if settings.compile == "off":
+        return None
+    share = max(1, threads // sharing.drivers)
+    child = Child(settings.model_dump(mode="json"), threads, share, sharing.max_rows)
+    compiler = Compiler(registry, child, threads, adopt, on_change)
+    compiler.start()
+    return compiler
+
+
+def compiler_process(control: BlockingControl) -> None:
+    """A child of a worker that makes machine code of one model, and ends."""
+    from app.engine.background import end_with, process_gives_way
+
+    start = control.receive()
+    if start is None:
+        return
+    end_with(control)
+    process_gives_way()
+    settings = Settings.model_validate(start["settings"])
+    set_up_logs(settings.log_format, start["name"])
+    build = _compile(start, settings)
+    control.send({"kind": "built", "build": build.model_dump(mode="json")})
+
+
+def _compile(start: Line, settings: Settings) -> "Build":
+    import torch
+
+    from app.backbones.builds import Build
+    from app.backbones.compiling import Cores, compile_trunk
+    from app.backbones.manifest import Manifest
+    from app.backbones.model import Loading, Model
+
+    torch.set_num_threads(start["threads"])
+    cores = Cores(start["threads"], start["share"])
+    try:
+        manifest = Manifest.model_validate(start["manifest"])
+        model = Model(manifest, torch.device("cpu"), Loading.by(settings))
+        return compile_trunk(model, Path(start["folder"]), cores, start["max_rows"])
+    except Exception as exc:
+        # A compiler fails in any way. The model serves as it is, and nobody tries again.
+        log.exception("%s cannot be compiled", start["manifest"]["name"])
+        return Build(error=f"{type(exc).__name__}: {str(exc).strip().splitlines()[-1:]}")
 
 
 def _announcer(

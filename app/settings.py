@@ -32,6 +32,11 @@ class Settings(BaseSettings):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="of the trunks; auto is fp32 everywhere; a manifest's own wins"
     )
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="on a CPU, trunks become machine code while they serve; auto: where there is a"
+        " C++ compiler, on: there must be one",
+    )
     allow_factories: bool = Field(
         default=False, description="models may be built by Python files of the models folder"
     )

@@ -15,6 +15,7 @@ Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 View = Literal["crop", "full"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Action = Literal["load", "unload"]  # of a model, while the service runs
+CompileState = Literal["off", "running", "ready", "failed"]
 
 
 class Frozen(BaseModel):
@@ -65,6 +66,16 @@ class LayerInfo(Frozen):
     aliases: tuple[str, ...] = ()
 
 
+class CompileInfo(Frozen):
+    """Whether machine code computes a model's trunk: which batches, or why none.
+
+    A model serves in any of these states.
+    """
+
+    state: CompileState = "off"
+    detail: str = ""
+
+
 class ModelInfo(Frozen):
     """A model as the worker's catalogue and ``GET /api/v1/models`` tell it.
 
@@ -85,6 +96,7 @@ class ModelInfo(Frozen):
     threshold: float = 0.5
     precision: Precision = "fp32"
     memory_bytes: int | None = None
+    compile: CompileInfo = CompileInfo()
     traced: bool = True
     layer: str | None = None
     layers: tuple[LayerInfo, ...] = ()

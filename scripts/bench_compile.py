@@ -3,10 +3,10 @@
 Run as: .venv/bin/python scripts/bench_compile.py [resnet50 …] [--rows 1 8] [--precision fp32 bf16]
 
 For each model, precision and batch size the same trunk runs in turns: as PyTorch has it
-(channels last), fused as camserve does it, compiled by torch.compile with frozen weights and this
-batch's shape, and, in float32, as an AOTInductor package with a batch of any size. Printed are the
+(channels last), fused as camserve does it at once, compiled by torch.compile with frozen weights
+and this batch's shape, and as the program that camserve has compiled meanwhile. Printed are the
 medians, and how long each took to make. It needs a C++ compiler; weights are random. All run in the
-environment of a worker.
+environment of a worker, with --threads.
 """
 
 import argparse
@@ -25,7 +25,8 @@ from torch import Tensor, nn
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from app.backbones.manifest import read_manifest  # noqa: E402 - from a checkout
+from app.backbones.compiling import make_program  # noqa: E402 - from a checkout
+from app.backbones.manifest import read_manifest  # noqa: E402
 from app.backbones.model import Loading, Model  # noqa: E402
 from app.engine.environment import environment  # noqa: E402
 from app.types import Precision  # noqa: E402
@@ -49,11 +50,12 @@ def main() -> None:
     parser.add_argument("models", nargs="*", default=MODELS)
     parser.add_argument("--rows", nargs="+", type=int, default=(1, 8))
     parser.add_argument("--precision", nargs="+", default=("fp32", "bf16"))
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
     if environment("worker") != os.environ:  # read when a process starts
         os.execve(sys.executable, [sys.executable, *sys.argv], environment("worker"))  # noqa: S606
-    torch.set_num_threads(os.cpu_count() or 1)
-    print(f"torch {torch.__version__}, {os.cpu_count()} threads; milliseconds a batch")
+    torch.set_num_threads(options.threads)
+    print(f"torch {torch.__version__}, {options.threads} threads; milliseconds a batch")
     for name in options.models:
         for precision in options.precision:
             _compare(name, precision, options.rows)
@@ -63,24 +65,24 @@ _Verbatim = argparse.RawDescriptionHelpFormatter
 
 
 def _compare(name: str, precision: Precision, sizes: list[int]) -> None:
-    plain, fused = (_trunk(name, precision, fused=fused) for fused in (False, True))
-    package = _timed("package", partial(_package, plain)) if precision == "fp32" else None
+    plain, model = (_model(name, precision, fused=fused) for fused in (False, True))
+    eager, fused = (m.cut().forward_features for m in (plain, model))
     for rows in sizes:
         torch.compiler.reset()
-        x = torch.rand(rows, 3, 224, 224).to(memory_format=torch.channels_last)
-        compiled = _timed("compile", partial(_compiled, plain, x))
-        trunks = {"eager": plain, "fused": fused, "compiled": compiled, "package": package}
+        x = model.example(rows)
+        compiled = _timed("torch.compile", partial(_compiled, eager, x))
+        program = _timed("program", partial(_program, model, x))
+        trunks = {"eager": eager, "fused": fused, "compiled": compiled, "program": program}
         found = _medians({what: trunk for what, trunk in trunks.items() if trunk is not None}, x)
         times = "  ".join(f"{what} {seconds * 1e3:7.2f}" for what, seconds in found.items())
         print(f"{name:20}{precision:6}{rows:3} rows  {times}", flush=True)
 
 
-def _trunk(name: str, precision: Precision, *, fused: bool) -> nn.Module:
+def _model(name: str, precision: Precision, *, fused: bool) -> Model:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"{name}.toml"
         file.write_text(MANIFEST.format(name=name))
-        model = Model(read_manifest(file), torch.device("cpu"), Loading(precision, fused=fused))
-    return model.cut().forward_features
+        return Model(read_manifest(file), torch.device("cpu"), Loading(precision, fused=fused))
 
 
 @torch.no_grad()
@@ -91,19 +93,9 @@ def _compiled(trunk: nn.Module, x: Tensor) -> Trunk:
     return compiled
 
 
-@torch.no_grad()
-def _package(trunk: nn.Module) -> Trunk:
-    x = torch.rand(4, 3, 224, 224).to(memory_format=torch.channels_last)
-    rows = torch.export.Dim("rows", min=1, max=64)
-    exported = torch.export.export(trunk, (x,), dynamic_shapes=({0: rows},))
+def _program(model: Model, x: Tensor) -> Trunk:
     with tempfile.TemporaryDirectory() as folder:
-        file = torch._inductor.aoti_compile_and_package(  # noqa: SLF001 - documented so
-            exported,
-            package_path=f"{folder}/trunk.pt2",
-            inductor_configs={"freezing": True},
-        )
-        loaded: Trunk = torch._inductor.aoti_load_package(file)  # noqa: SLF001
-    return loaded
+        return make_program(model, x, Path(folder) / "program.so")
 
 
 def _timed(what: str, make: Callable[[], Trunk]) -> Trunk | None:

@@ -77,6 +77,7 @@ class Server:
 def serving(log: Path, *flags: str, **environment: str) -> Iterator[Server]:
     """Run a server on a free port, with test models unless told otherwise; stop it at the end."""
     defaults = {"APP_MODELS_DIR": str(TEST_MODELS), "APP_MODELS": "tiny", "APP_DEADLINE_S": "60"}
+    defaults["APP_COMPILE"] = "off"  # it would take the cores from whatever is tested
     with log.open("w") as stderr:
         process = subprocess.Popen(
             [sys.executable, "-m", "app", "serve", "--port", "0", *flags],
@@ -117,15 +118,16 @@ def command_line(pid: int) -> bytes:
 
 
 def child_pids(pid: int) -> list[int]:
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    tasks = Path(f"/proc/{pid}/task").iterdir()  # each thread has those that it started
+    children = " ".join((task / "children").read_text() for task in tasks)
     return [int(child) for child in children.split()]
 
 
-def wait_for(condition: Callable[[], T | None]) -> T:
-    """Poll until something is there; fails after two minutes."""
-    deadline = time.monotonic() + _START_S
+def wait_for(condition: Callable[[], T | None], seconds: float = _START_S) -> T:
+    """Poll until something is there; fails after two minutes, or so many seconds."""
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if found := condition():
             return found
         time.sleep(0.02)
-    raise TimeoutError(f"not within {_START_S} s: {condition}")
+    raise TimeoutError(f"not within {seconds} s: {condition}")

@@ -86,15 +86,26 @@ class Cutter:
         """
         targets = [self._find(layer) for layer in layers]
         nodes = list(self._graph.nodes)
-        upto = min(map(nodes.index, targets))
-        # Before the first clean value lies the input: then all of the model is the head.
-        start = next((n for n in reversed(nodes[: upto + 1]) if n in self._clean), nodes[0])
+        start = self._start(nodes, targets)
         return Cut(
             layers=tuple(map(self._name, targets)),
             grids=tuple(self._grids[target] for target in targets),
             forward_features=self._parts.trunk(nodes, start),
             forward_head=self._parts.head(nodes, start, targets),
         )
+
+    def portable_trunk(self, layer: str) -> nn.Module:
+        """The trunk of the cut at a layer, of steps that a compiler knows."""
+        nodes = list(self._graph.nodes)
+        return self._parts.portable_trunk(nodes, self._start(nodes, [self._find(layer)]))
+
+    def _start(self, nodes: list[fx.Node], targets: Sequence[fx.Node]) -> fx.Node:
+        """Where the head begins: at the last clean value before the first target.
+
+        Before the first clean value lies the input: then all of the model is the head.
+        """
+        upto = min(map(nodes.index, targets))
+        return next((n for n in reversed(nodes[: upto + 1]) if n in self._clean), nodes[0])
 
     def _find(self, layer: str) -> fx.Node:
         named = {node.name: node for node in self._grids}

@@ -3,12 +3,9 @@
 A download that was cut goes on where it stopped; the file appears in its place whole or not at all.
 """
 
-import fcntl
 import hashlib
 import ipaddress
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from http.client import HTTPException, HTTPMessage
 from pathlib import Path
 from typing import IO
@@ -18,6 +15,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 import torch.hub
 
+from app.backbones.alone import alone
 from app.errors import ModelCheckFailed
 
 _TIMEOUT_S = 20  # without a byte
@@ -42,7 +40,7 @@ def fetch(url: str, sha256: str) -> Path:
     name = Path(urlsplit(url).path).name
     place = Path(torch.hub.get_dir()) / "checkpoints" / f"{sha256[:16]}-{name}"
     place.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(place):
+    with alone(place):
         if not place.exists():
             part = place.with_name(place.name + ".part")
             try:
@@ -55,14 +53,6 @@ def fetch(url: str, sha256: str) -> Path:
             _check(part, url, sha256)
             part.rename(place)
     return place
-
-
-@contextmanager
-def _alone(place: Path) -> Iterator[None]:
-    """Workers of several devices want the same file: one of them fetches it."""
-    with place.with_name(place.name + ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _download(url: str, part: Path) -> None:

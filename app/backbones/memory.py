@@ -6,11 +6,14 @@ import re
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from app.backbones.manifest import Manifest
 from app.errors import NotEnoughMemory
 
 _COPIES = 4  # of the weights: the file's content, the model, up to two layouts of a fused trunk
+_COMPILER = 1_500_000_000  # bytes: torch itself, its compiler and the C++ compiler
+_COMPILER_COPIES = 12  # of the weights: they are written out as a program's text, too
 _RESERVE = 256_000_000  # bytes that stay free for the requests themselves
 _MEMINFO = Path("/proc/meminfo")
 _STATUS = Path("/proc/self/status")
@@ -32,6 +35,20 @@ def check_fits(manifest: Manifest) -> None:
         raise NotEnoughMemory(
             f"{manifest.name}: loading {file.name} takes {_mb(needed)}, and {_mb(available)} are"
             " free on this machine."
+        )
+
+
+def check_compiles(model: nn.Module) -> None:
+    """Compare what compiling a model takes, by measurement, with the machine's memory.
+
+    Raises:
+        NotEnoughMemory: with both numbers.
+    """
+    weights = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+    needed, available = _COMPILER + _COMPILER_COPIES * weights, _available()
+    if available is not None and needed > available:
+        raise NotEnoughMemory(
+            f"compiling it takes {_mb(needed)}, and {_mb(available)} are free on this machine."
         )
 
 

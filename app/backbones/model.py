@@ -1,6 +1,7 @@
 """A classifier that is loaded, cut, checked and ready to serve."""
 
 import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from threading import Lock
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from app.backbones.captured import Captured
+from app.backbones.compiled import Batch, Compiled
 from app.backbones.cut import Cutter, Untraceable
 from app.backbones.family import build, labels, preprocess
 from app.backbones.hooked import HookedCutter
@@ -17,7 +19,7 @@ from app.backbones.inputs import Inputs
 from app.backbones.manifest import Manifest
 from app.backbones.parts import Cut
 from app.backbones.rewire import attend, guided, has_attention, has_relu
-from app.backbones.selfcheck import check_precision, check_recording, self_check
+from app.backbones.selfcheck import check_logits, check_scores, self_check
 from app.errors import InvalidOption, ModelCheckFailed
 from app.types import LayerInfo, ModelInfo, Precision, Preprocess
 
@@ -105,7 +107,7 @@ class Model:
         if device.type == "cuda" and loading.fused and loading.rows:
             self._capture(manifest.name, loading.rows)
         if self.precision != "fp32":
-            check_precision(self.module, self.cut(), examples, self.scores, self.precision)
+            self._check_scores(self._in_two(self.cut().forward_features, examples), examples)
         self.labels = labels(manifest, num_classes)
         self.info = self._describe(manifest)
 
@@ -170,6 +172,57 @@ class Model:
             activations = cut.forward_features(self.inputs.normalize(batch)).float()
             return activations, self.answers(cut.forward_head(activations)[0])
 
+    @property
+    def can_compile(self) -> bool:
+        """Whether there is a trunk that a compiler could make faster than it is."""
+        traced = isinstance(self._cutter, Cutter)
+        return traced and self.device.type == "cpu" and not self.follows_weights
+
+    def portable_trunk(self) -> nn.Module:
+        """That of its own cut, of PyTorch's own steps: what a compiler begins with."""
+        assert isinstance(self._cutter, Cutter)  # noqa: S101 - see ``can_compile``
+        return self._cutter.portable_trunk(self.layer)
+
+    def example(self, rows: int) -> Tensor:
+        """Fixed pictures as the network takes them, [rows, 3, H, W]; they come round."""
+        batch = self.inputs.normalize(self.inputs.examples())
+        repeated = batch.repeat(-(-rows // len(batch)), 1, 1, 1)[:rows]
+        return repeated.contiguous(memory_format=torch.channels_last)
+
+    def check_trunk(self, what: str, trunk: Callable[[Tensor], Tensor], x: Tensor) -> None:
+        """Check that another trunk gives the model's own logits, [N, 3, H, W] → scores.
+
+        Args:
+            what: it is.
+            trunk: in place of the one of the model's own cut.
+            x: pictures.
+
+        Raises:
+            ModelCheckFailed: logits differ by more than 1e-4 of the largest in float32, else by
+                more than a tenth, or scores by more than a hundredth.
+        """
+        logits = self._in_two(trunk, x)
+        check_logits(what, logits, self._logits(x), self._tolerance)
+        if self.precision != "fp32":
+            self._check_scores(logits, x)
+
+    def use(self, programs: Mapping[Batch, Callable[[Tensor], Tensor]]) -> None:
+        """Let machine code compute the batches that it was made for, from the next one on.
+
+        Args:
+            programs: the trunk of the model's own cut; run here for the first time.
+
+        Raises:
+            ModelCheckFailed: one of them does not give the model's logits; then nothing changes.
+        """
+        for batch, program in programs.items():
+            self.check_trunk("program", program, self.example(batch.rows))
+        cut = self.cut()
+        shape = self.example(1).shape[1:]
+        faster = replace(cut, forward_features=Compiled(cut.forward_features, shape, programs))
+        with self._lock:
+            self._cuts[()] = faster
+
     def answers(self, logits: Tensor) -> Tensor:
         """[N, classes] → these and the scores, [N, 2, classes]: one copy fetches both."""
         return torch.stack((logits, self.scores(logits)), dim=1)
@@ -205,13 +258,25 @@ class Model:
             self._check_recording(self.inputs.examples()[:rows])
 
     def _check_recording(self, batch: Tensor) -> None:
-        cut, x = self.cut(), self.inputs.normalize(batch)
+        x = self.inputs.normalize(batch)
+        self.check_trunk("recording", self.cut().forward_features, x)
+        _, answers = self.classify(batch, self.cut())
+        check_logits("recording", answers[:, 0], self._logits(x), self._tolerance)
+
+    def _check_scores(self, logits: Tensor, x: Tensor) -> None:
+        check_scores(self.precision, self.scores(logits), self.scores(self._logits(x)))
+
+    def _in_two(self, trunk: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Logits by a trunk and the head of the model's own cut: [N, 3, H, W] → [N, classes]."""
         with torch.no_grad():
-            expected = self.module(x)
-            in_two = cut.forward_head(cut.forward_features(x).float())[0]
-        _, answers = self.classify(batch, cut)
-        for logits in (in_two, answers[:, 0]):
-            check_recording(logits, expected, self._tolerance)
+            logits: Tensor = self.cut().forward_head(trunk(x).float())[0]
+        return logits
+
+    def _logits(self, x: Tensor) -> Tensor:
+        """Of the whole, as it was built: [N, 3, H, W] → [N, classes]."""
+        with torch.no_grad():
+            logits: Tensor = self.module(x)
+        return logits
 
     @property
     def _graph(self) -> fx.GraphModule:

@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, fx, nn
 
+from app.backbones.folded import Folded
 from app.backbones.fuse import fuse, kit_for, pack
 from app.backbones.grid import Grid
 
@@ -78,11 +79,11 @@ class Parts:
     def trunk(self, nodes: list[fx.Node], stop: fx.Node) -> nn.Module:
         """From the input to a value: [N, 3, H, W] in float32 → that value, in ``dtype``."""
         trunk = _trunk(self._model, nodes, stop)
-        if self._kit:
-            trunk = fuse(trunk, self._kit)
-        if self._dtype == torch.float32:
-            return trunk
-        return _Lowered(copy.deepcopy(trunk, self._copies).to(self._dtype), self._dtype)
+        return self._lowered(fuse(trunk, self._kit) if self._kit else trunk)
+
+    def portable_trunk(self, nodes: list[fx.Node], stop: fx.Node) -> nn.Module:
+        """The same, of steps that a compiler knows."""
+        return self._lowered(fuse(_trunk(self._model, nodes, stop), Folded(self._dtype)))
 
     def head(
         self, nodes: list[fx.Node], start: fx.Node, targets: Sequence[fx.Node]
@@ -90,6 +91,11 @@ class Parts:
         """From the value at ``start``, in float32, to ``(logits, *targets)``."""
         head = _head(self._model, nodes, start, targets)
         return pack(head, self._head_kit) if self._head_kit else head
+
+    def _lowered(self, trunk: fx.GraphModule) -> nn.Module:
+        if self._dtype == torch.float32:
+            return trunk
+        return _Lowered(copy.deepcopy(trunk, self._copies).to(self._dtype), self._dtype)
 
 
 class _Lowered(nn.Module):

@@ -10,7 +10,7 @@ from app.backbones.manifest import Manifest
 from app.backbones.memory import Meter, check_fits, check_left, full_device, give_back
 from app.backbones.model import DEFAULTS, Loading, Model
 from app.errors import CamserveError, LoadFailed, ModelReplaced, NotEnoughMemory
-from app.types import ModelInfo, ModelState
+from app.types import CompileInfo, ModelInfo, ModelState
 
 log = logging.getLogger(__name__)
 
@@ -137,6 +137,24 @@ class Registry:
         """All models, loaded or not, by name."""
         with self._lock:
             return tuple(self._info[name] for name in sorted(self._info))
+
+    def ready(self) -> list[Model]:
+        """The models that are served."""
+        with self._lock:
+            return list(self._ready.values())
+
+    def manifest(self, name: str) -> Manifest:
+        """What a model was loaded from, or will be."""
+        with self._lock:
+            return self._manifests[name]
+
+    def note(self, model: Model, compiled: CompileInfo) -> None:
+        """Tell whether a model's trunk is machine code."""
+        with self._lock:
+            model.info = model.info.model_copy(update={"compile": compiled})
+            if self._ready.get(model.info.name) is model:
+                known = self._info[model.info.name]
+                self._info[model.info.name] = known.model_copy(update={"compile": compiled})
 
     def _serves(self, manifest: Manifest) -> bool:
         model = self._ready.get(manifest.name)

@@ -1,7 +1,5 @@
 """Every model proves itself on a fixed picture before it serves."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
@@ -44,30 +42,31 @@ def self_check(model: nn.Module, cut: Cut, example: Tensor, tolerance: float = _
     return int(expected.shape[1])
 
 
-def check_precision(
-    model: nn.Module,
-    cut: Cut,
-    examples: Tensor,
-    scores: Callable[[Tensor], Tensor],
-    precision: str,
-) -> None:
-    """Check that a trunk of less precision gives the scores of float32.
+def check_logits(what: str, logits: Tensor, expected: Tensor, tolerance: float) -> None:
+    """Check that a model that was made faster gives the logits of the model itself.
 
     Args:
-        model: the whole classifier, in float32.
-        cut: its two parts, as they will serve.
-        examples: [N, 3, H, W].
-        scores: from logits.
-        precision: its name.
+        what: was made.
+        logits: its, [N, classes].
+        expected: the model's.
+        tolerance: relative to the largest.
+
+    Raises:
+        ModelCheckFailed: they differ by more than that.
+    """
+    error = _difference(logits, expected)
+    if not error <= tolerance:  # NaN is not, either
+        raise ModelCheckFailed(f"{what}: it differs from model(x) by {error:.1e}")
+
+
+def check_scores(precision: str, scores: Tensor, expected: Tensor) -> None:
+    """Check that a trunk of less precision gives the scores of float32.
 
     Raises:
         ModelCheckFailed: a score moves by more than a hundredth; so the first class can change only
             between two that were closer than twice that.
     """
-    with torch.no_grad():
-        expected = scores(model(examples))
-        ours = scores(cut.forward_head(cut.forward_features(examples).float())[0])
-    moved = float((ours - expected).abs().max())
+    moved = float((scores - expected).abs().max())
     if not moved <= _SCORE_TOLERANCE:  # NaN does not, either
         raise ModelCheckFailed(
             f"precision: {precision} moves a score by {moved:.3f}; more than {_SCORE_TOLERANCE} is"
@@ -80,17 +79,6 @@ def _gradient(cut: Cut, activations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         logits, target = cut.forward_head(activations.detach().requires_grad_())
         (gradient,) = torch.autograd.grad(logits.max(dim=1).values.sum(), target)
     return logits.detach(), target.detach(), gradient
-
-
-def check_recording(logits: Tensor, expected: Tensor, tolerance: float) -> None:
-    """Check that a model as a GPU has recorded it gives the logits of the model itself.
-
-    Raises:
-        ModelCheckFailed: they differ by more than that part of the largest.
-    """
-    error = _difference(logits, expected)
-    if not error <= tolerance:  # NaN is not, either
-        raise ModelCheckFailed(f"recording: it differs from model(x) by {error:.1e}")
 
 
 def _check_split(logits: Tensor, expected: Tensor, tolerance: float) -> None:

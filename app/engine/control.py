@@ -83,6 +83,10 @@ class BlockingControl:
         while line := self.receive():
             yield line
 
+    def close(self) -> None:
+        self._file.close()
+        self._socket.close()
+
 
 def _encode(line: Line) -> bytes:
     return json.dumps(line).encode() + b"\n"

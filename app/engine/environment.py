@@ -7,6 +7,8 @@ twentieth of its time. So freed memory is kept: in a worker all of it, until a m
 """
 
 import os
+import shutil
+import sys
 
 _MB = 2**20
 _COMMON = {
@@ -38,3 +40,9 @@ def environment(role: str) -> dict[str, str]:
         role: ``http`` or ``worker``.
     """
     return {**_COMMON, **_BY_ROLE[role], **os.environ}
+
+
+def cxx() -> str | None:
+    """The C++ compiler that torch would call; None: there is none."""
+    usual = "clang++" if sys.platform == "darwin" else "g++"
+    return shutil.which(os.environ.get("CXX") or usual)

@@ -2,6 +2,8 @@
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from functools import partial
 from queue import SimpleQueue
 from threading import Thread
 
@@ -40,7 +42,7 @@ class Loader:
         self._queue = queue
         self._on_change = on_change
         self._send = send
-        self._lines: SimpleQueue[Line] = SimpleQueue()
+        self._tasks: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._leaving: set[tuple[str, str]] = set()  # models that threads wait to let go
 
     def start(self, names: Sequence[str]) -> None:
@@ -50,14 +52,26 @@ class Loader:
     def listen(self, lines: Iterable[Line]) -> None:
         """Take what the parent says until it hangs up; one thing after the other is done."""
         for line in lines:
-            self._lines.put(line)
+            self._tasks.put(partial(self._answer, line))
+
+    def do(self, task: Callable[[], None]) -> None:
+        """Do something while no model is loaded, and wait until it is done.
+
+        Raises:
+            Exception: as the task does.
+        """
+        done: Future[None] = Future()
+        self._tasks.put(partial(_fulfil, done, task))
+        done.result()
 
     def _run(self, names: Sequence[str]) -> None:
         apart(self._runner.load, names, self._on_change)
         while True:
-            line = self._lines.get()
-            error = apart(self._try, line)
-            self._send({"kind": "done", "id": line["id"], "error": error and error.as_line()})
+            self._tasks.get()()
+
+    def _answer(self, line: Line) -> None:
+        error = apart(self._try, line)
+        self._send({"kind": "done", "id": line["id"], "error": error and error.as_line()})
 
     def _try(self, line: Line) -> CamserveError | None:
         """Obey, and answer whatever happens: the parent waits for it, with all that comes later."""
@@ -88,3 +102,12 @@ class Loader:
         self._queue.wait_until_free(name, version)
         self._leaving.discard((name, version))
         self._registry.release(name, version)
+
+
+def _fulfil(done: "Future[None]", task: Callable[[], None]) -> None:
+    try:
+        apart(task)
+    except Exception as exc:  # noqa: BLE001 - whoever waits for it has it
+        done.set_exception(exc)
+    else:
+        done.set_result(None)

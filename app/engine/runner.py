@@ -1,14 +1,19 @@
 """The jobs of one worker: the one place that puts models, methods and passes together."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from app.backbones.builds import Build, trying
 from app.backbones.manifest import Manifest
+from app.backbones.memory import give_back
 from app.backbones.model import Model
+from app.backbones.program import Program
 from app.backbones.registry import Registry
 from app.backbones.tracing import GATE
+from app.engine.background import thread_gives_way
 from app.engine.batching import Outcome, SlowRun
 from app.engine.device import Device
 from app.engine.fast import run
@@ -68,6 +73,25 @@ class Runner:
         error = self._load(manifest.name)
         on_change()
         return error
+
+    def adopt(self, name: str, version: str, place: Path, build: Build) -> None:
+        """Let a model use machine code: each program is loaded and checked before it serves.
+
+        It is done when nobody else would compute. No model may be loaded meanwhile: while one is
+        traced, no other can be run.
+
+        Raises:
+            ModelReplaced: it is gone.
+            ModelCheckFailed: a program does not give the model's logits.
+            RuntimeError: one cannot be set up, or a worker has died of that.
+        """
+        thread_gives_way()
+        model = self._registry.get(name, version)
+        self.device.use_cores()
+        with trying(place):
+            libraries = build.libraries(place)
+            model.use({batch: Program(library) for batch, library in libraries.items()})
+        give_back(self._registry.device)  # what checking leaves behind
 
     def catalogue(self) -> Catalogue:
         """What is served now."""

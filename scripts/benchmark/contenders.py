@@ -79,6 +79,7 @@ CONTENDERS = {
     contender.name: contender
     for contender in (
         _camserve("camserve", "camserve"),
+        _camserve("camserve-uncompiled", "camserve, nothing compiled", "--compile", "off"),
         _camserve("camserve-bf16", "camserve, bf16", "--precision", "bf16"),
         _peer("fastapi_grad_cam", "FastAPI + grad-cam"),
         _peer("litserve_torchcam", "LitServe + torchcam", serves_both=False),

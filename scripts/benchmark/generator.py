@@ -70,7 +70,7 @@ class Load:
         self._spec = spec
         self._say = say
         self._requests = [_request(spec, Path(name).read_bytes()) for name in spec.pictures]
-        self._record = Record()
+        self.record = Record()
         self._sent = 0
         self._idle: list[Connection] = []
         self._begin = time.perf_counter() + spec.warm_s
@@ -116,7 +116,7 @@ class Load:
                     tasks.add(task)
                     task.add_done_callback(tasks.discard)
                 else:
-                    self._record.add(due, _NOT_SENT)
+                    self.record.add(due, _NOT_SENT)
                 due += rng.expovariate(rate)
 
     async def _one(self, started: float) -> None:
@@ -127,13 +127,13 @@ class Load:
             connection = self._kept() or await Connection.open(self._spec.port)
             answer = await connection.ask(request, keep=self._sent % _KEEP_EVERY == 0)
         except OSError:
-            self._record.add(started, _FAILED)
+            self.record.add(started, _FAILED)
             await asyncio.sleep(_PAUSE_S)
             return
         except asyncio.CancelledError:
-            self._record.add(started, _FAILED)
+            self.record.add(started, _FAILED)
             raise
-        self._record.add(started, *answer)
+        self.record.add(started, *answer)
         if connection.is_open:
             self._idle.append(connection)
 
@@ -153,7 +153,7 @@ class Load:
         Open loop: answers that ended within it; latencies are of the requests that were due within
         it, whenever they were answered.
         """
-        requests = self._record.requests
+        requests = self.record.requests
         ended = [r for r in requests if self._begin <= r[1] < self._end]
         due = [r for r in requests if self._begin <= r[0] < self._end]
         counted = due if self._spec.rate else ended
@@ -166,7 +166,7 @@ class Load:
             "statuses": dict(Counter(str(status) for *_, status in counted)),
             "latency_ms": {f"p{p}": percentile(times, p) for p in _PERCENTS}
             | {"max": max(times, default=0.0), "mean": sum(times) / max(1, len(times))},
-            "stages_ms": _stages(self._record.bodies),
+            "stages_ms": _stages(self.record.bodies),
         }
 
     def _share(self, started: float, ended: float, status: int) -> float:

@@ -1,5 +1,6 @@
 """Start a server as its users would, wait until it answers, and end all of its processes."""
 
+import json
 import os
 import socket
 import subprocess
@@ -10,12 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from urllib.request import urlopen
 
 from benchmark import processes
 from benchmark.contenders import Contender
 from benchmark.places import LOGS, ROOT
 
 _START_S = 180
+_COMPILED_S = 600
 _ANSWER_S = 60
 _OK = 200
 
@@ -45,8 +48,18 @@ def serving(
     what: str,
     picture: bytes,
     environment: Mapping[str, str] | None = None,
+    *,
+    settled: bool = True,
 ) -> Iterator[Server]:
     """A server that has answered once; ended afterwards, with all that it started.
+
+    Args:
+        contender: who it is.
+        model: that it serves.
+        what: it is asked first.
+        picture: with which.
+        environment: beside this process's.
+        settled: camserve has compiled what it wants to: measured is what is reached in a minute.
 
     Raises:
         ServerFailed: it cannot be had.
@@ -59,7 +72,10 @@ def serving(
         process = _start(contender.command_for(model, port), {**own, **(environment or {})}, log)
         try:
             _wait_until_ready(process, port, contender.paths[what], picture, log)
-            yield Server(contender, process.pid, port, time.monotonic() - began)
+            started_s = time.monotonic() - began
+            if settled and not contender.is_peer:
+                _wait_until_settled(process, port, model)
+            yield Server(contender, process.pid, port, started_s)
         finally:
             processes.end(process.pid)
 
@@ -98,6 +114,16 @@ def _wait_until_ready(
     last = (log.read_text().strip().splitlines() or ["nothing"])[-1]
     # Results are published: no folders of this machine in them.
     raise ServerFailed(f"no answer; .bench/logs/{log.name} ends: {last.replace(str(ROOT), '.')}")
+
+
+def _wait_until_settled(process: "subprocess.Popen[bytes]", port: int, model: str) -> None:
+    deadline = time.monotonic() + _COMPILED_S
+    while time.monotonic() < deadline and process.poll() is None:
+        with urlopen(f"http://127.0.0.1:{port}/api/v1/models/{model}", timeout=_ANSWER_S) as answer:
+            if json.load(answer)["compile"]["state"] != "running":
+                return
+        time.sleep(0.25)
+    raise ServerFailed(f"{model} is still being compiled")
 
 
 def _post(port: int, path: str, body: bytes) -> tuple[int, bytes]:

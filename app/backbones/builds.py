@@ -1,0 +1,137 @@
+"""Machine code of trunks, kept from start to start: in torch's cache, beside downloaded weights."""
+
+import atexit
+import hashlib
+import os
+import platform
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.hub
+
+import app
+from app.backbones.alone import alone
+from app.backbones.compiled import Batch
+from app.types import Frozen
+
+_FORMAT = 1
+_CPUINFO = Path("/proc/cpuinfo")
+_FILE = "build.json"
+_TRYING = "trying"
+
+
+class Built(Frozen):
+    """A program: ``gain`` times as fast as the trunk was; ``library`` where it is worth having."""
+
+    rows: int
+    several: bool
+    gain: float
+    library: str | None = None
+
+    @property
+    def batch(self) -> Batch:
+        return Batch(self.rows, self.several)
+
+    def __str__(self) -> str:
+        by = " by all cores" if self.several else ""
+        return f"{self.rows}{by} {self.gain:.2f}"
+
+
+class Build(Frozen):
+    """What compiling a trunk came to; ``error``: it never will."""
+
+    programs: tuple[Built, ...] = ()
+    error: str | None = None
+
+    def __str__(self) -> str:
+        return f"times as fast, by rows: {', '.join(map(str, self.programs))}"
+
+    def libraries(self, place: Path) -> dict[Batch, Path]:
+        """The files of the programs that are worth having."""
+        return {built.batch: place / built.library for built in self.programs if built.library}
+
+
+def place_of(version: str, precision: str, cores: int) -> Path:
+    """Where the build of a model is kept: that of these weights, for this machine and this torch.
+
+    Args:
+        version: of its manifest and weights.
+        precision: of the trunk.
+        cores: of the worker.
+    """
+    parts = (_FORMAT, app.__version__, version, precision, cores, torch.__version__, _processor())
+    key = hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:32]
+    return Path(torch.hub.get_dir()) / "compiled" / key
+
+
+@contextmanager
+def building(place: Path) -> Iterator[Path]:
+    """A folder to build in, by one process at a time; it is gone afterwards.
+
+    Raises:
+        OSError: the cache cannot be written.
+        PermissionError: others could have written it, too: what is in it is run as code.
+    """
+    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = place.parent.stat()
+    if status.st_uid != os.getuid() or status.st_mode & 0o022:
+        raise PermissionError(f"others than this user may write into {place.parent}")
+    with alone(place):
+        part = place.with_name(place.name + ".part")
+        shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
+        part.mkdir()
+        try:
+            yield part
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def keep(build: Build, made: Path, place: Path) -> None:
+    """Put a build into its place, whole or not at all; ``made`` has its libraries."""
+    (made / _FILE).write_text(build.model_dump_json(), "utf-8")
+    shutil.rmtree(place, ignore_errors=True)
+    made.rename(place)
+
+
+def find(place: Path) -> Build | None:
+    """What is kept there, while nobody else builds; None: nothing yet."""
+    file = place / _FILE
+    return Build.model_validate_json(file.read_text("utf-8")) if file.is_file() else None
+
+
+@contextmanager
+def trying(place: Path) -> Iterator[None]:
+    """Run a build's programs within this for the first time.
+
+    A process that dies at it does so once: the next one finds the mark that it has left.
+
+    Raises:
+        RuntimeError: there is such a mark.
+    """
+    mark = place / _TRYING
+    try:
+        mark.touch(exist_ok=False)
+    except FileExistsError:
+        raise RuntimeError(
+            f"a worker ended while it tried them; remove {place} to have them compiled again"
+        ) from None
+    remove = partial(mark.unlink, missing_ok=True)
+    atexit.register(remove)  # a worker that is told to end does not wait for its threads
+    try:
+        yield
+    finally:
+        atexit.unregister(remove)
+        remove()
+
+
+def _processor() -> str:
+    """Its name and what it knows: code is made for exactly that."""
+    if not _CPUINFO.is_file():
+        return platform.processor() or platform.machine()
+    text = _CPUINFO.read_text("utf-8", "replace")
+    return "\n".join(re.findall(r"^(?:model name|flags|Features)\s*:.*$", text, re.MULTILINE)[:2])

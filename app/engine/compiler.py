@@ -1,0 +1,206 @@
+"""Machine code for the models that a worker serves: made beside the service, taken when it is good.
+
+A model serves from its first moment on. A child that gives way to everything else compiles its
+trunk meanwhile (``backbones/compiling.py``); what it makes is kept, and found at the next start.
+"""
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
+from typing import TYPE_CHECKING
+from weakref import WeakSet
+
+from app.backbones.builds import Build, building, find, keep, place_of
+from app.backbones.manifest import Manifest
+from app.backbones.memory import check_compiles
+from app.backbones.registry import Registry
+from app.engine.control import BlockingControl, Line
+from app.engine.environment import cxx
+from app.errors import CamserveError, ModelReplaced
+from app.types import CompileInfo, CompileState
+
+if TYPE_CHECKING:
+    from app.backbones.model import Model
+
+log = logging.getLogger(__name__)
+
+Adopt = Callable[[str, str, Path, Build], None]
+
+
+class Unable(Exception):
+    """A model is served as it is; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """Starts the child that compiles, with what it must know beside the model.
+
+    Attributes:
+        settings: as JSON has them.
+        threads: that a row alone has.
+        share: threads that a batch has beside others.
+        max_rows: of a batch.
+    """
+
+    settings: Line
+    threads: int
+    share: int
+    max_rows: int
+
+    def __call__(self, manifest: Manifest, work: Path) -> Build:
+        """Compile a model, in a folder for whatever is written.
+
+        Raises:
+            Unable: the child was killed.
+        """
+        ours, theirs = socket.socketpair()
+        with (work / "log").open("wb") as output, theirs:
+            process = subprocess.Popen(  # noqa: S603 - this program itself
+                [sys.executable, "-m", "app", "child", "compiler", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env={**os.environ, **_places(work)},
+                process_group=0,  # it ends its compilers with itself
+            )
+        control = BlockingControl(ours)
+        control.send(
+            {
+                "kind": "start",
+                "name": "compiler",
+                "settings": self.settings,
+                "manifest": {**manifest.model_dump(mode="json"), "path": str(manifest.path)},
+                "threads": self.threads,
+                "share": self.share,
+                "max_rows": self.max_rows,
+                "folder": str(work / "made"),
+            }
+        )
+        line = control.receive()
+        control.close()
+        return _build(line, process.wait(), work / "log")
+
+
+def _places(work: Path) -> dict[str, str]:
+    """Where torch and the C++ compiler write; and one of these at a time."""
+    return {
+        "TORCHINDUCTOR_CACHE_DIR": str(work / "torch"),
+        "TORCHINDUCTOR_COMPILE_THREADS": "1",
+        "TMPDIR": str(work),
+    }
+
+
+def _build(line: Line | None, status: int, output: Path) -> Build:
+    if line:
+        return Build.model_validate(line["build"])
+    if -status in {signal.SIGKILL, signal.SIGTERM}:  # nothing that the model is to blame for
+        raise Unable("the compiling process was killed; perhaps memory was short")
+    last = (output.read_text("utf-8", "replace").strip().splitlines() or ["it wrote nothing"])[-1]
+    return Build(error=f"the compiling process ended with status {status}: {last[:200]}")
+
+
+class Compiler:
+    """Compiles the models of a worker, one after the other, in a thread of its own.
+
+    Args:
+        registry: the worker's models.
+        child: compiles one.
+        threads: of the worker.
+        adopt: lets a model of that name and version use a build.
+        on_change: called whenever a model's ``compile`` changes.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        child: Callable[[Manifest, Path], Build],
+        threads: int,
+        adopt: Adopt,
+        on_change: Callable[[], None],
+    ) -> None:
+        self._registry = registry
+        self._child = child
+        self._threads = threads
+        self._adopt = adopt
+        self._on_change = on_change
+        self._known: WeakSet[Model] = WeakSet()
+        self._wanted: SimpleQueue[tuple[str, str]] = SimpleQueue()
+
+    def start(self) -> None:
+        """Compile what ``follow`` finds."""
+        Thread(target=self._run, daemon=True).start()
+
+    def follow(self) -> None:
+        """Take up the models that are ready and new."""
+        for model in self._registry.ready():
+            if model in self._known:
+                continue
+            self._known.add(model)
+            if model.can_compile:
+                self._registry.note(model, CompileInfo(state="running", detail="waits"))
+                self._wanted.put((model.info.name, str(model.info.version)))
+
+    def _run(self) -> None:
+        while True:
+            name, version = self._wanted.get()
+            try:
+                self._compile(name, version)
+            except ModelReplaced:
+                log.info("%s has gone meanwhile", name)
+            except Unable as exc:
+                self._note(name, version, "off", str(exc))
+            except OSError as exc:  # of the cache, or of a library in it
+                self._note(name, version, "failed", f"{type(exc).__name__}: {exc}")
+            except Exception as exc:
+                # Whatever is wrong with it, the model serves on as it is.
+                log.exception("%s cannot use machine code", name)
+                self._note(name, version, "failed", f"{type(exc).__name__}: {exc}")
+
+    def _compile(self, name: str, version: str) -> None:
+        precision = self._registry.get(name, version).precision
+        place = place_of(version, precision, self._threads)
+        with building(place) as work:
+            build = find(place)
+            if build is None:
+                self._note(name, version, "running", "compiles")
+                build = self._make(name, version, work)
+                keep(build, work / "made", place)
+            if build.libraries(place):
+                self._adopt(name, version, place, build)
+        if build.error:
+            self._note(name, version, "failed", build.error)
+        elif build.libraries(place):
+            self._note(name, version, "ready", str(build))
+        else:
+            self._note(name, version, "off", f"no faster: {build}")
+
+    def _make(self, name: str, version: str, work: Path) -> Build:
+        if cxx() is None:
+            raise Unable("there is no C++ compiler to make it faster; see docs/performance.md")
+        model = self._registry.get(name, version)
+        try:
+            check_compiles(model.module)
+        except CamserveError as exc:
+            raise Unable(exc.detail) from exc
+        manifest = self._registry.manifest(name)
+        del model  # it may be replaced while this takes a minute
+        (work / "made").mkdir()
+        return self._child(manifest, work)
+
+    def _note(self, name: str, version: str, state: CompileState, detail: str) -> None:
+        log.info("machine code of %s: %s, %s", name, state, detail)
+        try:
+            model = self._registry.get(name, version)
+        except ModelReplaced:
+            return
+        self._registry.note(model, CompileInfo(state=state, detail=detail))
+        self._on_change()
