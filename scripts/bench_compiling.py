@@ -121,9 +121,9 @@ async def _compiling(server: Server, model: str, rate: float) -> Compiling:
     while (state := await _state(server, model))["state"] == "running":  # noqa: ASYNC110 - asked by HTTP
         await asyncio.sleep(LOOK_S)
     switched = time.perf_counter()
-    if state["state"] != "ready":
+    if state["state"] == "failed":
         raise SystemExit(f"{model} is not compiled: {state}")
-    print("  ", state["detail"])
+    print("  ", state["state"], state["detail"])
     await asyncio.sleep(AFTER_S)
     working.cancel()
     await asyncio.wait([working])

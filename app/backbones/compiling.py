@@ -76,7 +76,7 @@ def _build(model: Model, folder: Path, batch: Batch, cores: Cores) -> Built:
     x = model.example(batch.rows)
     torch.set_num_threads(1 if batch == Batch(1) else cores.all)  # loops and layouts are made for
     program = make_program(model, x, library)
-    model.check_trunk("program", program, x)
+    model.check_trunk("program", program, batch.rows)
     torch.set_num_threads(cores.all if batch.several else cores.share)
     gain = _gain(model.cut().forward_features, program, x)
     if gain < _WORTH:

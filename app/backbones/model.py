@@ -107,7 +107,7 @@ class Model:
         if device.type == "cuda" and loading.fused and loading.rows:
             self._capture(manifest.name, loading.rows)
         if self.precision != "fp32":
-            self._check_scores(self._in_two(self.cut().forward_features, examples), examples)
+            self._check_scores(self._in_two(self.cut().forward_features, examples))
         self.labels = labels(manifest, num_classes)
         self.info = self._describe(manifest)
 
@@ -186,25 +186,24 @@ class Model:
     def example(self, rows: int) -> Tensor:
         """Fixed pictures as the network takes them, [rows, 3, H, W]; they come round."""
         batch = self.inputs.normalize(self.inputs.examples())
-        repeated = batch.repeat(-(-rows // len(batch)), 1, 1, 1)[:rows]
-        return repeated.contiguous(memory_format=torch.channels_last)
+        return _rows(batch, rows).contiguous(memory_format=torch.channels_last)
 
-    def check_trunk(self, what: str, trunk: Callable[[Tensor], Tensor], x: Tensor) -> None:
-        """Check that another trunk gives the model's own logits, [N, 3, H, W] → scores.
+    def check_trunk(self, what: str, trunk: Callable[[Tensor], Tensor], rows: int) -> None:
+        """Check that another trunk gives the model's own logits for ``example(rows)``.
 
         Args:
             what: it is.
             trunk: in place of the one of the model's own cut.
-            x: pictures.
+            rows: of the batch.
 
         Raises:
             ModelCheckFailed: logits differ by more than 1e-4 of the largest in float32, else by
                 more than a tenth, or scores by more than a hundredth.
         """
-        logits = self._in_two(trunk, x)
-        check_logits(what, logits, self._logits(x), self._tolerance)
+        logits = self._in_two(trunk, self.example(rows))
+        check_logits(what, logits, _rows(self._expected, rows), self._tolerance)
         if self.precision != "fp32":
-            self._check_scores(logits, x)
+            self._check_scores(logits)
 
     def use(self, programs: Mapping[Batch, Callable[[Tensor], Tensor]]) -> None:
         """Let machine code compute the batches that it was made for, from the next one on.
@@ -216,7 +215,7 @@ class Model:
             ModelCheckFailed: one of them does not give the model's logits; then nothing changes.
         """
         for batch, program in programs.items():
-            self.check_trunk("program", program, self.example(batch.rows))
+            self.check_trunk("program", program, batch.rows)
         cut = self.cut()
         shape = self.example(1).shape[1:]
         faster = replace(cut, forward_features=Compiled(cut.forward_features, shape, programs))
@@ -258,13 +257,14 @@ class Model:
             self._check_recording(self.inputs.examples()[:rows])
 
     def _check_recording(self, batch: Tensor) -> None:
-        x = self.inputs.normalize(batch)
-        self.check_trunk("recording", self.cut().forward_features, x)
+        self.check_trunk("recording", self.cut().forward_features, len(batch))
         _, answers = self.classify(batch, self.cut())
-        check_logits("recording", answers[:, 0], self._logits(x), self._tolerance)
+        check_logits("recording", answers[:, 0], _rows(self._expected, len(batch)), self._tolerance)
 
-    def _check_scores(self, logits: Tensor, x: Tensor) -> None:
-        check_scores(self.precision, self.scores(logits), self.scores(self._logits(x)))
+    def _check_scores(self, logits: Tensor) -> None:
+        """Of examples, [N, classes]."""
+        expected = _rows(self._expected, len(logits))
+        check_scores(self.precision, self.scores(logits), self.scores(expected))
 
     def _in_two(self, trunk: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """Logits by a trunk and the head of the model's own cut: [N, 3, H, W] → [N, classes]."""
@@ -272,10 +272,11 @@ class Model:
             logits: Tensor = self.cut().forward_head(trunk(x).float())[0]
         return logits
 
-    def _logits(self, x: Tensor) -> Tensor:
-        """Of the whole, as it was built: [N, 3, H, W] → [N, classes]."""
+    @cached_property
+    def _expected(self) -> Tensor:
+        """The logits of the examples by the whole, as it was built: [N, classes]."""
         with torch.no_grad():
-            logits: Tensor = self.module(x)
+            logits: Tensor = self.module(self.inputs.normalize(self.inputs.examples()))
         return logits
 
     @property
@@ -338,3 +339,8 @@ class Model:
                 for name, grid in self._cutter.layers.items()
             ),
         )
+
+
+def _rows(values: Tensor, count: int) -> Tensor:
+    """The first rows; after the last one the first follows again."""
+    return values[torch.arange(count, device=values.device) % len(values)]

@@ -8,7 +8,6 @@ import torch
 
 from app.backbones.builds import Build, trying
 from app.backbones.manifest import Manifest
-from app.backbones.memory import give_back
 from app.backbones.model import Model
 from app.backbones.program import Program
 from app.backbones.registry import Registry
@@ -91,7 +90,6 @@ class Runner:
         with trying(place):
             libraries = build.libraries(place)
             model.use({batch: Program(library) for batch, library in libraries.items()})
-        give_back(self._registry.device)  # what checking leaves behind
 
     def catalogue(self) -> Catalogue:
         """What is served now."""

@@ -95,7 +95,7 @@ def test_what_a_compiler_begins_with_computes_what_the_trunk_does(
         CPU,
         Loading(precision=precision),  # type: ignore[arg-type]
     )
-    model.check_trunk("portable", model.portable_trunk(), model.example(5))
+    model.check_trunk("portable", model.portable_trunk(), rows=5)
     steps = str(model.portable_trunk())
     assert "BatchNorm" not in steps
     assert "_ConvWeights" not in steps
