@@ -55,7 +55,9 @@ class Program:
         with torch.no_grad():
             failed = self._run(self._container, byref(given), 1, byref(made), 1, None, None)
         self._check(failed)
-        result: Tensor = _tensors.alloc_tensor_by_stealing_from_void_ptr(_capsule(made, None, None))
+        # Not by the function for one tensor, which keeps it in memory for ever.
+        handles = [_capsule(made, None, None)]
+        result: Tensor = _tensors.alloc_tensors_by_stealing_from_void_ptrs(handles)[0]
         return result
 
     def _check(self, failed: int) -> None:

@@ -6,16 +6,21 @@ import re
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from app.backbones.compiling import make_program
+from app.backbones.model import Model
 from app.types import Floats
 from tests.pictures import make_upload
 from tests.server import ROOT, Server, child_pids, command_line, serving, wait_for
+from tests.unit.conftest import make_manifest
 
 pytestmark = pytest.mark.e2e
 
@@ -48,6 +53,12 @@ def grid(answer: dict[str, Any]) -> Floats:
     return np.frombuffer(base64.b64decode(answer["explanations"][0]["raw"]["base64"]), "<f4")
 
 
+def resident_mb() -> float:
+    found = re.search(r"VmRSS:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found
+    return int(found[1]) / 1000
+
+
 def compilers(server: Server) -> list[int]:
     (worker,) = server.children("worker")
     return [pid for pid in child_pids(worker) if b"child\0compiler\0" in command_line(pid)]
@@ -78,6 +89,24 @@ def test_a_server_answers_the_same_before_and_after_its_trunk_became_machine_cod
         server.wait_until_ready()
         assert settled(server) == state
         assert "compiles" not in server.log()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch 2.11 exports with them
+def test_a_program_keeps_nothing_in_memory(tmp_path: Path) -> None:
+    model = Model(make_manifest(), torch.device("cpu"))
+    x = model.example(1)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        program = make_program(model, x, tmp_path / "1.so")
+        model.check_trunk("program", program, 1)
+        with ThreadPoolExecutor(2) as threads:
+            list(threads.map(program, [x] * 100))
+            held = resident_mb()
+            list(threads.map(lambda _: program(x.clone()).sum().item(), range(4000)))
+    finally:
+        torch.set_num_threads(before)
+    assert resident_mb() - held < 30  # 4,000 results are 66 MB, as many pictures 197
 
 
 def test_a_compiler_that_is_killed_costs_nothing_and_ends_with_its_worker(tmp_path: Path) -> None:
