@@ -305,7 +305,8 @@ def _compile(start: Line, settings: Settings) -> "Build":
     except Exception as exc:
         # A compiler fails in any way. The model serves as it is, and nobody tries again.
         log.exception("%s cannot be compiled", start["manifest"]["name"])
-        return Build(error=f"{type(exc).__name__}: {str(exc).strip().splitlines()[-1:]}")
+        last = (str(exc).strip().splitlines() or [""])[-1]
+        return Build(error=f"{type(exc).__name__}: {last}")
 
 
 def _announcer(

@@ -12,6 +12,7 @@ and checked, and what follows. It needs a C++ compiler; pictures and weights are
 import argparse
 import asyncio
 import json
+import math
 import statistics
 import sys
 import tempfile
@@ -127,11 +128,12 @@ async def _compiling(server: Server, model: str, rate: float) -> Compiling:
     await asyncio.sleep(AFTER_S)
     working.cancel()
     await asyncio.wait([working])
-    found = _latencies(load)
+    end = switched + AFTER_S - 1
+    found = _latencies(load, end)
     return Compiling(
         [r for r in found if r[0] < switched - SWITCH_S],
         [r for r in found if switched - SWITCH_S <= r[0] < switched + LOOK_S],
-        [r for r in found if switched + LOOK_S <= r[0] < switched + AFTER_S - 1],
+        [r for r in found if switched + LOOK_S <= r[0]],
         switched - began,
     )
 
@@ -147,11 +149,13 @@ async def _state(server: Server, model: str) -> dict[str, str]:
     return found
 
 
-def _latencies(load: Load) -> Latencies:
-    failed = [status for *_, status in load.record.requests if status not in {200, 0}]
+def _latencies(load: Load, until: float = math.inf) -> Latencies:
+    """Of all that were due until then: later ones may have been broken off."""
+    due = [request for request in load.record.requests if request[0] < until]
+    failed = [status for *_, status in due if status != 200]  # noqa: PLR2004
     if failed:
-        raise SystemExit(f"not answered: {failed[:5]}")
-    return [(start, (end - start) * 1e3) for start, end, status in load.record.requests if status]
+        raise SystemExit(f"{len(failed)} were not answered: {set(failed)}")
+    return [(start, (end - start) * 1e3) for start, end, _ in due]
 
 
 def _print(rate: float, normals: Sequence[Latencies], compilings: Sequence[Compiling]) -> None:
