@@ -17,6 +17,7 @@ from app.backbones.family import build, labels, preprocess
 from app.backbones.hooked import HookedCutter
 from app.backbones.inputs import Inputs
 from app.backbones.manifest import Manifest
+from app.backbones.onednn import computes_in
 from app.backbones.parts import Cut
 from app.backbones.rewire import attend, guided, has_attention, has_relu
 from app.backbones.selfcheck import check_logits, check_scores, self_check
@@ -289,6 +290,12 @@ class Model:
         self, manifest: Manifest, example: Tensor, *, fused: bool
     ) -> Cutter | HookedCutter:
         dtype = _DTYPES[self.precision]
+        if self.device.type == "cpu" and not computes_in(dtype):
+            log.warning(
+                "%s: this processor has no instructions for %s: fp32 is many times as fast here",
+                manifest.name,
+                self.precision,
+            )
         try:
             return Cutter(self.module, example, fused=fused, dtype=dtype)
         except Untraceable as exc:

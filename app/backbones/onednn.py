@@ -32,6 +32,7 @@ class OneDnn(Kit):
 
     def __init__(self, dtype: torch.dtype = torch.float32) -> None:
         self._dtype = dtype
+        self._computes = computes_in(dtype)
         self._convs: dict[object, _ConvWeights] = {}
         self._linears: dict[int, _LinearWeights] = {}
 
@@ -68,14 +69,16 @@ class OneDnn(Kit):
             self._linears[key] = _LinearWeights(weight, bias, self._dtype)
         return self._linears[key]
 
-    @cached_property
-    def _computes(self) -> bool:
-        """Whether oneDNN computes in this type on this processor."""
-        able = {
-            torch.bfloat16: _steps._is_mkldnn_bf16_supported,  # noqa: SLF001
-            torch.float16: _steps._is_mkldnn_fp16_supported,  # noqa: SLF001
-        }
-        return self._dtype == torch.float32 or (self._dtype in able and able[self._dtype]())
+
+def computes_in(dtype: torch.dtype) -> bool:
+    """Whether oneDNN computes in this type on this processor, and does not convert to and fro."""
+    if dtype == torch.float32 or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return dtype == torch.float32
+    able = {
+        torch.bfloat16: _steps._is_mkldnn_bf16_supported,  # noqa: SLF001
+        torch.float16: _steps._is_mkldnn_fp16_supported,  # noqa: SLF001
+    }
+    return dtype in able and bool(able[dtype]())
 
 
 class _ConvWeights:

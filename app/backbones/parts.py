@@ -44,6 +44,12 @@ class Cut:
         clean = isinstance(head, fx.GraphModule) and self.is_clean
         return _linear_after_pooling(head) if clean else None  # type: ignore[arg-type]
 
+    @cached_property
+    def neck(self) -> "Neck | None":
+        """The head without its last layer, where that is a linear one."""
+        head = self.forward_head
+        return _before_last(head) if isinstance(head, fx.GraphModule) else None
+
     @property
     def layer(self) -> str:
         """The layers' names, with commas between."""
@@ -53,6 +59,18 @@ class Cut:
     def grid(self) -> Grid:
         """That of the first layer."""
         return self.grids[0]
+
+
+@dataclass(frozen=True)
+class Neck:
+    """A head up to its last layer.
+
+    ``forward(activations)`` returns ``(features, *targets)`` with features [N, F]: ``last`` makes
+    logits of them.
+    """
+
+    forward: nn.Module
+    last: nn.Linear
 
 
 class Parts:
@@ -159,6 +177,21 @@ def _out_of_place(model: nn.Module, node: fx.Node) -> fx.Node:
     if node.kwargs.get("inplace"):
         node.kwargs = {**node.kwargs, "inplace": False}
     return node
+
+
+def _before_last(head: fx.GraphModule) -> Neck | None:
+    *steps, output = head.graph.nodes
+    logits, *targets = output.args[0]
+    last = head.get_submodule(str(logits.target)) if logits.op == "call_module" else None
+    if type(last) is not nn.Linear:
+        return None
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in steps:
+        if node is not logits:
+            copies[node] = graph.node_copy(node, copies.__getitem__)
+    graph.output((copies[logits.args[0]], *map(copies.__getitem__, targets)))
+    return Neck(_module(head, graph, "Neck"), last)
 
 
 def _linear_after_pooling(head: fx.GraphModule) -> Tensor | None:

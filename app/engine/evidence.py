@@ -43,11 +43,25 @@ class _Graph:
 
 
 @dataclass(frozen=True, eq=False)
-class _LinearHead:
-    """The same where pooling and one linear layer follow: the gradient is a row of its weight.
+class _Neck:
+    """The same where the last layer is linear: autograd goes from its input on.
 
-    Autograd would multiply by the whole weight, which costs a twentieth of a small batch's time.
+    It would multiply by the whole weight, where a row of it for each picture does.
     """
+
+    features: Tensor  # that the last layer takes, [N, F]
+    values: Sequence[Tensor]
+    weight: Tensor  # its own, [classes, F]
+
+    def gradients(self, weights: Weights) -> Sequence[Tensor]:
+        """As ``_Graph.gradients``."""
+        sums = _weighted_rows(self.weight, weights)
+        return torch.autograd.grad(self.features, list(self.values), sums, retain_graph=True)
+
+
+@dataclass(frozen=True, eq=False)
+class _LinearHead:
+    """The same where but pooling comes before it: no need for autograd."""
 
     values: Sequence[Tensor]
     weight: Tensor  # [classes, C]
@@ -55,22 +69,24 @@ class _LinearHead:
     def gradients(self, weights: Weights) -> Sequence[Tensor]:
         """As ``_Graph.gradients``: the same in every cell."""
         (value,) = self.values
-        classes = [index for row in weights for index in row]
-        starts = accumulate((len(row) for row in weights[:-1]), initial=0)
-        places = _beside(value, np.array([*classes, *starts]))
-        sums = embedding_bag(  # a weighted sum of rows for each picture, [N, C]
-            places[: len(classes)],
-            self.weight,
-            places[len(classes) :],
-            mode="sum",
-            per_sample_weights=_beside(value, np.array(_values(weights), np.float32)),
-        )
-        sums /= value[0, 0].numel()
+        sums = _weighted_rows(self.weight, weights) / value[0, 0].numel()
         return [sums[:, :, None, None].expand_as(value)]
 
 
-def _values(weights: Weights) -> list[float]:
-    return [weight for row in weights for weight in row.values()]
+def _weighted_rows(weight: Tensor, weights: Weights) -> Tensor:
+    """The gradient of weighted logits before a linear layer: [classes, F] → [N, F]."""
+    classes = [index for row in weights for index in row]
+    starts = accumulate((len(row) for row in weights[:-1]), initial=0)
+    places = _beside(weight, np.array([*classes, *starts]))
+    factors = [factor for row in weights for factor in row.values()]
+    sums: Tensor = embedding_bag(
+        places[: len(classes)],
+        weight,
+        places[len(classes) :],
+        mode="sum",
+        per_sample_weights=_beside(weight, np.array(factors, np.float32)),
+    )
+    return sums
 
 
 def _beside(there: Tensor, values: NDArray[Any]) -> Tensor:
@@ -95,24 +111,31 @@ class Evidence:
         self._model = model
         self._batch = batch
         if differentiable and cut.linear is None:
-            self.answers = model.answers(self._through_head.logits.detach())
+            _, logits = self._through_head
+            self.answers = model.answers(logits)
         else:
             self._activations, self.answers = model.classify(batch, cut)
 
     @cached_property
-    def at_cut(self) -> _Graph | _LinearHead:
+    def at_cut(self) -> _Graph | _Neck | _LinearHead:
         """From the cut to the logits."""
         if self.cut.linear is None:
-            return self._through_head
+            graph, _ = self._through_head
+            return graph
         return _LinearHead([self._activations], self.cut.linear)
 
     @cached_property
-    def _through_head(self) -> _Graph:
+    def _through_head(self) -> tuple[_Graph | _Neck, Tensor]:
+        """From the cut on, with autograd as far as it is needed; and the logits."""
+        neck = self.cut.neck
         with torch.no_grad():
             activations = self.cut.forward_features(self.inputs).float()
         with torch.enable_grad():
-            logits, *targets = self.cut.forward_head(activations.requires_grad_())
-        return _Graph(logits, targets)
+            head = neck.forward if neck else self.cut.forward_head
+            last, *targets = head(activations.requires_grad_())
+        if neck is None:
+            return _Graph(last, targets), last.detach()
+        return _Neck(last, targets, neck.last.weight), neck.last(last.detach())
 
     @cached_property
     def inputs(self) -> Tensor:

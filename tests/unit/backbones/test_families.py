@@ -311,6 +311,19 @@ def test_a_trunk_in_bfloat16_has_almost_the_scores_of_float32(fused: bool) -> No
     assert found.maps[0].values.dtype == np.float32
 
 
+@pytest.mark.parametrize("able", [True, False])
+def test_a_precision_that_the_processor_does_not_have_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, able: bool
+) -> None:
+    monkeypatch.setattr(
+        "app.backbones.model.computes_in", lambda dtype: able or dtype == torch.float32
+    )
+    make(loading=Loading(precision="fp32"))
+    assert not caplog.records
+    make(loading=Loading(precision="bf16"))
+    assert ("no instructions for bf16" in caplog.text) is not able
+
+
 def test_a_precision_that_moves_a_score_is_refused(tmp_path: Path) -> None:
     born = make(num_classes=2)
     state = born.module.state_dict()

@@ -211,6 +211,26 @@ def test_the_gradient_of_a_linear_head_is_that_of_autograd(
         assert_same(ours, expected)
 
 
+@pytest.mark.parametrize("layers", [(), ("features.8",)])
+@pytest.mark.parametrize("architecture", ["mobilenet_v3_small", "vgg11"])
+def test_the_gradient_behind_a_last_linear_layer_is_that_of_autograd(
+    pictures: NDArray[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    architecture: str,
+    layers: tuple[str, ...],
+) -> None:
+    net = Model(make_manifest(**PICTURED, architecture=architecture), torch.device("cpu"))
+    by = ("gradcam", "gradcam_plusplus", "finercam")
+    jobs = [make_job(pixels, 3, "top2", methods=by, layers=layers) for pixels in pictures[:3]]
+    jobs.append(make_job(pictures[3], layers=layers))
+    ours = results(net, jobs)
+    assert net.cut(*layers).linear is None
+    assert net.cut(*layers).neck is not None
+    monkeypatch.setitem(vars(net.cut(*layers)), "neck", None)
+    for found, expected in zip(ours, results(net, jobs), strict=True):
+        assert_same(found, expected)
+
+
 def nearest(logits: NDArray[np.float32], index: int) -> list[int]:
     ranking = np.argsort(np.abs(logits - logits[index]), kind="stable").tolist()
     return [other for other in ranking if other != index][:3]
