@@ -30,7 +30,6 @@ from app.settings import Settings, admin_token
 if TYPE_CHECKING:
     from app.api.application import ApiSettings
     from app.api.server import HttpServer
-    from app.backbones.builds import Build
     from app.backbones.manifest import Manifest
     from app.backbones.registry import Registry
     from app.engine.client import EngineClient
@@ -282,31 +281,21 @@ def compiler_process(control: BlockingControl) -> None:
         return
     end_with(control)
     process_gives_way()
+    # These take seconds: not before others go first.
+    from app.backbones.compiling import Cores, compile_model
+    from app.backbones.manifest import Manifest
+    from app.backbones.model import Loading
+
     settings = Settings.model_validate(start["settings"])
     set_up_logs(settings.log_format, start["name"])
-    build = _compile(start, settings)
+    build = compile_model(
+        Manifest.model_validate(start["manifest"]),
+        Loading.by(settings),
+        Path(start["folder"]),
+        Cores(start["threads"], start["share"]),
+        start["max_rows"],
+    )
     control.send({"kind": "built", "build": build.model_dump(mode="json")})
-
-
-def _compile(start: Line, settings: Settings) -> "Build":
-    import torch
-
-    from app.backbones.builds import Build
-    from app.backbones.compiling import Cores, compile_trunk
-    from app.backbones.manifest import Manifest
-    from app.backbones.model import Loading, Model
-
-    torch.set_num_threads(start["threads"])
-    cores = Cores(start["threads"], start["share"])
-    try:
-        manifest = Manifest.model_validate(start["manifest"])
-        model = Model(manifest, torch.device("cpu"), Loading.by(settings))
-        return compile_trunk(model, Path(start["folder"]), cores, start["max_rows"])
-    except Exception as exc:
-        # A compiler fails in any way. The model serves as it is, and nobody tries again.
-        log.exception("%s cannot be compiled", start["manifest"]["name"])
-        last = (str(exc).strip().splitlines() or [""])[-1]
-        return Build(error=f"{type(exc).__name__}: {last}")
 
 
 def _announcer(

@@ -5,6 +5,7 @@ minute. What it gains is Python's part, as much as half of a light network's tim
 and the steps that oneDNN has no layer for. On transformers it loses: it multiplies by MKL.
 """
 
+import logging
 import shutil
 import statistics
 import time
@@ -19,8 +20,11 @@ from torch import Tensor
 
 from app.backbones.builds import Build, Built
 from app.backbones.compiled import SIZES, Batch
-from app.backbones.model import Model
+from app.backbones.manifest import Manifest
+from app.backbones.model import Loading, Model
 from app.backbones.program import Program
+
+log = logging.getLogger(__name__)
 
 _WORTH = 1.08  # times as fast as the trunk is: each program has the weights once more in memory
 _LEAST = 9  # turns
@@ -37,6 +41,23 @@ class Cores:
 
     all: int
     share: int
+
+
+def compile_model(
+    manifest: Manifest, loading: Loading, folder: Path, cores: Cores, max_rows: int
+) -> Build:
+    """As ``compile_trunk``, of a model that a manifest describes; whatever fails is in the build.
+
+    A compiler fails in any way. The model serves as it is, and nobody tries again.
+    """
+    torch.set_num_threads(cores.all)
+    try:
+        model = Model(manifest, torch.device("cpu"), loading)
+        return compile_trunk(model, folder, cores, max_rows)
+    except Exception as exc:
+        log.exception("%s cannot be compiled", manifest.name)
+        last = (str(exc).strip().splitlines() or [""])[-1]
+        return Build(error=f"{type(exc).__name__}: {last}")
 
 
 def compile_trunk(model: Model, folder: Path, cores: Cores, max_rows: int) -> Build:
