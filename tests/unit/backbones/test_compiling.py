@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from app.backbones import compiling
-from app.backbones.compiling import Cores, compile_trunk
-from app.backbones.model import Model
+from app.backbones.compiling import Cores, compile_model, compile_trunk
+from app.backbones.model import DEFAULTS, Model
 from app.errors import ModelCheckFailed
 from tests.unit.conftest import make_manifest
 
@@ -65,3 +65,19 @@ def test_a_program_that_gives_other_logits_is_never_compared_for_speed(
     pretend(monkeypatch, [], error=1.0)
     with pytest.raises(ModelCheckFailed, match="program"):
         compile_trunk(model, tmp_path, Cores(1, 1), 1)
+
+
+@pytest.mark.usefixtures("model")  # puts the number of threads back
+def test_whatever_a_compiler_raises_is_told_in_the_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a long story\nno such register\n")
+
+    pretend(monkeypatch, [2.0])
+    build = compile_model(make_manifest(), DEFAULTS, tmp_path, Cores(1, 1), 1)
+    assert [built.library for built in build.programs] == ["1.so"]
+    monkeypatch.setattr(compiling, "make_program", fail)
+    build = compile_model(make_manifest(), DEFAULTS, tmp_path, Cores(1, 1), 1)
+    assert build.error == "RuntimeError: no such register"
+    assert not build.libraries(tmp_path)
