@@ -10,6 +10,7 @@ from multiprocessing import get_context
 from typing import TYPE_CHECKING
 
 from app.backbones.manifest import Manifest, find_manifest
+from app.cores import cores
 from app.engine.environment import environment
 from app.errors import ModelCheckFailed
 from app.settings import Settings
@@ -94,7 +95,7 @@ def _load(settings: Settings, manifest: Manifest, precision: Precision) -> "Mode
     from app.engine.tuning import SIZES
     from app.main import find_devices
 
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(cores())
     device = torch.device(find_devices(settings.devices)[0])
     chosen = manifest.model_copy(update={"precision": precision})
     return Model(chosen, device, replace(Loading.by(settings), rows=max(SIZES)))

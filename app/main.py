@@ -15,9 +15,11 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from app.cores import cores
 from app.engine.control import BlockingControl, Control, Line
 from app.engine.environment import cxx
 from app.engine.listening import listen, own_listener
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _HEAR_S = 1.0
+_LEAST_THREADS = 2  # of an http process: while one has Python's lock, the other one decodes
 _STUCK = 71  # exit status
 
 
@@ -166,16 +169,20 @@ def api_settings(settings: Settings) -> "ApiSettings":
 
 
 def make_service(engine: "Engine", settings: Settings) -> "Service":
-    """The use case over an engine, with as many threads for pictures as there are cores."""
+    """The use case over an engine, with this http process's share of the cores for pictures.
+
+    With a thread for each core, the one that has Python's lock would wait for a core among them.
+    """
     from concurrent.futures import ThreadPoolExecutor
 
     from app.admission import Admission
     from app.order import RequestLimits
     from app.service import Service
 
+    threads = max(_LEAST_THREADS, ceil(cores() / settings.http_processes))
     return Service(
         engine,
-        ThreadPoolExecutor(os.cpu_count(), "pictures"),
+        ThreadPoolExecutor(threads, "pictures"),
         RequestLimits(
             max_pixels=settings.max_pixels,
             max_maps=settings.max_maps,
@@ -194,7 +201,7 @@ def local_service(settings: Settings) -> "Service":
     from app.engine.local import LocalEngine
 
     device = find_devices(settings.devices)[0]
-    runner, names = make_runner(settings, device, os.cpu_count() or 1)
+    runner, names = make_runner(settings, device, cores())
     runner.load(names, lambda: None)
     return make_service(LocalEngine(runner.run, runner.run_slowly, runner.catalogue), settings)
 

@@ -22,7 +22,8 @@ _MAX_CREDIT_S = 1.0
 class Entry:
     """A job in the queue. ``owner`` and ``job_id`` name it; ``settle`` is called exactly once.
 
-    A slow job has ``steps`` once it has begun, and ``tell`` is called after each.
+    A slow job has ``steps`` once it has begun, and ``tell`` is called after each. ``tell_alone`` is
+    called when it has the device to itself, and when it no longer has.
     """
 
     job: Job
@@ -30,6 +31,7 @@ class Entry:
     job_id: int
     settle: Callable[[Outcome], None]
     tell: Callable[[Progress], None] = lambda _progress: None
+    tell_alone: Callable[[bool], None] = lambda _alone: None
     arrived: float = field(default_factory=time.monotonic)
     begun: float | None = None
     steps: SlowRun | None = None

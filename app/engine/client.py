@@ -8,7 +8,16 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from app.engine.wire import Data, Header, pack, pack_job, receive, unpack_error, unpack_result
+from app.engine.wire import (
+    Data,
+    Header,
+    pack,
+    pack_job,
+    receive,
+    unpack_error,
+    unpack_result,
+    widen,
+)
 from app.errors import (
     ModelReplaced,
     NoWorker,
@@ -138,11 +147,12 @@ class EngineClient:
         try:
             while endpoint in self._endpoints:
                 try:
-                    streams = await asyncio.open_unix_connection(endpoint)
+                    reader, writer = await asyncio.open_unix_connection(endpoint)
                 except OSError as exc:
                     log.warning("worker at %s is not reached: %s", endpoint, exc)
                 else:
-                    await self._attend(endpoint, _Link(*streams))
+                    widen(writer.get_extra_info("socket"))
+                    await self._attend(endpoint, _Link(reader, writer))
                 await asyncio.sleep(_RECONNECT_S)  # most likely it has gone, and is not listed soon
         finally:
             del self._keepers[endpoint]
@@ -199,7 +209,7 @@ class _Link:
     writer: asyncio.StreamWriter
     catalogue: Catalogue | None = None
     pending: dict[int, _Pending] = field(default_factory=dict)
-    _on_device: tuple[list[int], int] = ([], 0)
+    _alone: int | None = None  # of the jobs: has the device to itself
     _ids: "itertools.count[int]" = field(default_factory=itertools.count)
 
     def serves(self, job: Job, *, any_version: bool = False) -> bool:
@@ -222,8 +232,8 @@ class _Link:
                 self.writer.writelines(pack({"kind": "cancel", "id": job_id}))
 
     def take(self, header: Header, frames: Sequence[Data]) -> None:
-        if header["kind"] == "begin":
-            self._on_device = (header["ids"], header["rows"])
+        if header["kind"] == "alone":
+            self._alone = header["id"]
             return
         job = self.pending.get(header["id"])
         if job is None or job.answer.done():
@@ -239,10 +249,9 @@ class _Link:
             job.answer.set_exception(unpack_error(header))
 
     def die(self) -> None:
-        ids, rows = self._on_device
         for job_id, job in self.pending.items():
             if not job.answer.done():
-                job.answer.set_exception(_Died(was_alone=rows == 1 and job_id in ids))
+                job.answer.set_exception(_Died(was_alone=job_id == self._alone))
         self.pending.clear()
         self.writer.close()
 

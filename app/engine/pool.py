@@ -7,7 +7,6 @@ go to the parent alone, and a child ends when told to, or when its pipe closes.
 import asyncio
 import contextlib
 import logging
-import os
 import signal
 import socket
 import sys
@@ -17,6 +16,7 @@ from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from app.cores import cores
 from app.engine.control import Control, Line
 from app.engine.environment import environment
 from app.engine.manager import Manager
@@ -62,7 +62,7 @@ class Pool:
         self._spare: Process | None = None
         self._spare_wanted = asyncio.Event()
         on_cpu = sum(device == "cpu" for device in devices)
-        self._threads = max(1, (os.cpu_count() or 1) // max(1, on_cpu))  # of a worker, for torch
+        self._threads = max(1, cores() // max(1, on_cpu))  # of a worker, for torch
         self._draining = False
         self._folder = Path()
         self._manager = Manager(settings.models_dir, manifests, settings.models, self._tell_workers)

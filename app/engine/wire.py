@@ -3,15 +3,17 @@
     length of the header, 4 bytes big-endian │ header │ frame │ frame │ …
 
 The header's ``frames`` holds their lengths. Kinds of message: the http process sends ``job`` and
-``cancel``; the worker sends ``catalogue``, ``begin`` (which jobs the device has now),
-``progress`` of slow jobs, and for each job it was not told to cancel exactly one ``result`` or
-``error``.
+``cancel``; the worker sends ``catalogue``, ``alone`` (which of this connection's jobs has all of
+the device now, if any), ``progress`` of slow jobs, and for each job it was not told to cancel
+exactly one ``result`` or ``error``.
 """
 
 import asyncio
+import socket
 import struct
 from collections.abc import Sequence
-from typing import IO, Any
+from itertools import accumulate, pairwise
+from typing import Any
 
 import numpy as np
 import orjson
@@ -26,6 +28,13 @@ Data = bytes | bytearray  # of a frame that was received
 Message = tuple[Header, Sequence[Data]]
 
 _LENGTH = struct.Struct("!I")
+_ROOM = 2**19  # bytes that are read at once; more where a message is larger
+_WAITING = 2**22  # bytes that may wait in a socket, where the system allows so many
+
+
+def widen(stream: socket.socket) -> None:
+    """Let several pictures wait in a socket, so that who sends them need not come back for each."""
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _WAITING)
 
 
 def pack(header: Header, frames: Sequence[Frame] = ()) -> list[Frame]:
@@ -41,19 +50,48 @@ async def receive(reader: asyncio.StreamReader) -> Message:
     return header, [await reader.readexactly(size) for size in header["frames"]]
 
 
-def receive_blocking(file: IO[bytes]) -> Message:
-    """Read one message from a buffered stream; ``EOFError`` at its end."""
-    (length,) = _LENGTH.unpack(_exactly(file, _LENGTH.size))
-    header = orjson.loads(_exactly(file, length))
-    return header, [_exactly(file, size) for size in header["frames"]]
+class Inbox:
+    """The messages of a stream that is read as it comes, a piece of it at a time."""
 
+    def __init__(self) -> None:
+        self._room = memoryview(bytearray(_ROOM))
+        self._filled = 0
 
-def _exactly(file: IO[bytes], size: int) -> bytearray:
-    """Writable, as torch wants what it takes pixels from."""
-    data = bytearray(size)
-    if file.readinto(data) < size:  # type: ignore[attr-defined] # every binary file has it
-        raise EOFError
-    return data
+    def read(self, stream: socket.socket) -> list[Message]:
+        """Read once, and give the messages that are whole now; their frames are writable.
+
+        Raises:
+            EOFError: nothing more will come.
+        """
+        if self._filled == len(self._room):
+            self._room = memoryview(bytearray(self._room) + bytearray(len(self._room)))
+        size = stream.recv_into(self._room[self._filled :])
+        if not size:
+            raise EOFError
+        self._filled += size
+        messages, end = [], 0
+        while whole := self._message(end):
+            message, end = whole
+            messages.append(message)
+        self._filled -= end
+        self._room[: self._filled] = self._room[end : end + self._filled]
+        return messages
+
+    def _message(self, at: int) -> tuple[Message, int] | None:
+        """The one that begins there, and its end; None: its end has not come."""
+        come = self._room[at : self._filled]
+        if len(come) < _LENGTH.size:
+            return None
+        (length,) = _LENGTH.unpack_from(come)
+        end = _LENGTH.size + length
+        if len(come) < end:
+            return None
+        header = orjson.loads(come[_LENGTH.size : end])
+        bounds = list(accumulate(header["frames"], initial=end))
+        if len(come) < bounds[-1]:
+            return None
+        frames = [bytearray(come[start:stop]) for start, stop in pairwise(bounds)]
+        return (header, frames), at + bounds[-1]
 
 
 def pack_job(job_id: int, job: Job) -> list[Frame]:
@@ -133,6 +171,10 @@ def unpack_result(header: Header, frames: Sequence[Data]) -> JobResult:
 
 def pack_progress(job_id: int, progress: Progress) -> list[Frame]:
     return pack({"kind": "progress", "id": job_id, "done": progress.done, "total": progress.total})
+
+
+def pack_alone(job_id: int | None) -> list[Frame]:
+    return pack({"kind": "alone", "id": job_id})
 
 
 def pack_error(job_id: int, error: CamserveError) -> list[Frame]:

@@ -1,27 +1,26 @@
 """The worker process: takes jobs from http processes, runs them in batches, settles every one.
 
-Threads: one reads each connection, one loads models, some drive the device; the main thread waits
-for the parent's pipe to close, and ends the process then.
+Threads: one reads what the http processes send, one loads models, some drive the device; the main
+thread waits for the parent's pipe to close, and ends the process then.
 """
 
 import logging
 import socket
-import struct
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from threading import Lock, Thread
-from typing import IO
 
 from app.engine.batching import BatchQueue, Entry, Outcome, SlowRun
+from app.engine.connections import Connection, Connections
 from app.engine.wire import (
     Frame,
+    Message,
     pack,
+    pack_alone,
     pack_error,
     pack_progress,
     pack_result,
-    receive_blocking,
     unpack_job,
 )
 from app.errors import CamserveError
@@ -32,11 +31,6 @@ log = logging.getLogger(__name__)
 
 Run = Callable[[Sequence[Job]], list[Outcome]]
 RunSlowly = Callable[[Job], SlowRun]
-
-_SEND_TIMEOUT = (
-    5,
-    0,
-)  # seconds, microseconds: an http process that reads nothing for so long is as good as dead
 
 
 def execute(run: Run, jobs: Sequence[Job]) -> list[Outcome]:
@@ -110,13 +104,13 @@ class Worker:
         self._drivers = drivers
         self._use_cores = use_cores
         self._busy_since: dict[int, float] = {}  # of the drivers at work
-        self._connections: set[_Connection] = set()
-        self._lock = Lock()
+        self._connections = Connections(self._hello, self._take, queue.cancel)
+        self._alone: Entry | None = None  # that its connection was told of
         self._beginning = Lock()
 
     def start(self, listener: socket.socket) -> None:
         """Accept connections and run batches, in threads of their own."""
-        Thread(target=self._accept, args=(listener,), daemon=True).start()
+        self._connections.start(listener)
         for driver in range(self._drivers):
             Thread(target=self._drive, args=(driver,), daemon=True).start()
 
@@ -127,42 +121,22 @@ class Worker:
 
     def announce(self) -> None:
         """Tell every http process what is served now."""
-        with self._lock:  # one catalogue after the other: an older one must not come last
-            for connection in self._connections:
-                connection.send(self._hello())
+        self._connections.greet()
 
     def _hello(self) -> list[Frame]:
         return pack({"kind": "catalogue"}, [self._catalogue().model_dump_json().encode()])
 
-    def _accept(self, listener: socket.socket) -> None:
-        while True:
-            accepted, _ = listener.accept()
-            connection = _Connection(accepted)
-            with self._lock:
-                self._connections.add(connection)
-                connection.send(self._hello())
-            Thread(target=self._read, args=(connection,), daemon=True).start()
-
-    def _read(self, connection: "_Connection") -> None:
-        try:
-            while True:
-                header, frames = receive_blocking(connection.file)
-                if header["kind"] == "cancel":
-                    self._queue.cancel(connection, header["id"])
-                else:
-                    self._queue.put(_entry(connection, header["id"], unpack_job(header, frames)))
-        except (EOFError, OSError):
-            log.info("an http process hung up")
-        finally:
-            with self._lock:
-                self._connections.discard(connection)
-            self._queue.cancel(connection)
-            connection.close()
+    def _take(self, connection: Connection, message: Message) -> None:
+        header, frames = message
+        if header["kind"] == "cancel":
+            self._queue.cancel(connection, header["id"])
+        else:
+            self._queue.put(_entry(connection, header["id"], unpack_job(header, frames)))
 
     def _drive(self, driver: int) -> None:
         for batch in self._queue.batches():
             now = self._busy_since[driver] = time.monotonic()
-            self._announce_begin()
+            self._tell_who_is_alone()
             for entry in batch.entries:
                 entry.begun = entry.begun or now
             self._use_cores(batch.cores)
@@ -172,13 +146,18 @@ class Worker:
                 self._batch(batch.entries)
             del self._busy_since[driver]
 
-    def _announce_begin(self) -> None:
-        """If the process dies now, its clients know which rows the device had."""
+    def _tell_who_is_alone(self) -> None:
+        """If the process dies now, its clients know whether one picture had all of the device."""
         with self._beginning:  # the latest word must be the one with all drivers in it
             running = self._queue.running()
-            for connection in {e.owner for e in running if isinstance(e.owner, _Connection)}:
-                ids = [entry.job_id for entry in running if entry.owner is connection]
-                connection.send(pack({"kind": "begin", "ids": ids, "rows": len(running)}))
+            before, alone = self._alone, running[0] if len(running) == 1 else None
+            if alone is before:
+                return
+            if before and (before in running or before.job.slow):  # else it is settled
+                before.tell_alone(False)
+            if alone:
+                alone.tell_alone(True)
+            self._alone = alone
 
     def _batch(self, batch: Sequence[Entry]) -> None:
         self._metrics.add(("batch_rows", len(batch), {"model": batch[0].job.model}))
@@ -202,7 +181,7 @@ def _with_queue_time(outcome: Outcome, entry: Entry) -> Outcome:
     return outcome
 
 
-def _entry(connection: "_Connection", job_id: int, job: Job) -> Entry:
+def _entry(connection: Connection, job_id: int, job: Job) -> Entry:
     def settle(outcome: Outcome) -> None:
         if isinstance(outcome, JobResult):
             connection.send(pack_result(job_id, outcome))
@@ -212,27 +191,7 @@ def _entry(connection: "_Connection", job_id: int, job: Job) -> Entry:
     def tell(progress: Progress) -> None:
         connection.send(pack_progress(job_id, progress))
 
-    return Entry(job=job, owner=connection, job_id=job_id, settle=settle, tell=tell)
+    def tell_alone(alone: bool) -> None:
+        connection.send(pack_alone(job_id if alone else None))
 
-
-class _Connection:
-    def __init__(self, accepted: socket.socket) -> None:
-        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * 2**20)
-        accepted.setsockopt(
-            socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", *_SEND_TIMEOUT)
-        )
-        self.file: IO[bytes] = accepted.makefile("rb")
-        self._socket = accepted
-        self._lock = Lock()
-
-    def send(self, frames: list[Frame]) -> None:
-        """Write a message; where nobody reads any more, the reading thread is told to give up."""
-        with self._lock, suppress(OSError):
-            try:
-                self._socket.sendall(b"".join(frames))
-            except OSError:
-                self._socket.shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        self.file.close()
-        self._socket.close()
+    return Entry(job, connection, job_id, settle, tell, tell_alone)

@@ -22,6 +22,7 @@ _CLIENTS_EACH = 24  # clients for each http process: its cores always have somet
 _MODEL = "resnet50"
 _LIMIT_S = 400
 _BUSY = 0.9
+_WORKER_STAGES = ("queue", "forward", "backward")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +101,11 @@ def _http(plan: Plan, processes: int) -> Iterator[dict[str, Any]]:
 
 
 def limit(row: Mapping[str, Any], engine_rate: float, cores: int) -> str:
-    """The stage that is as good as full, or closest to it.
+    """The stage that is as good as full; else the Python of those with whom requests are most.
 
     The load generator has a core; the http processes share what there is. An http process's Python
-    has a core, too, but Pillow and deflate go on beside it. A worker's time says nothing: its
-    threads are awake while they wait for the GPU.
+    has a core, too, but Pillow and deflate go on beside it; so has the worker's, whose threads are
+    awake also while they wait for the GPU.
     """
     busy = {role: each * row["rate"] / 1e3 for role, each in row["core_ms"].items()}
     generator = row["generator_s"] / row["seconds"]
@@ -116,6 +117,9 @@ def limit(row: Mapping[str, Any], engine_rate: float, cores: int) -> str:
     stage = max(full, key=full.__getitem__)
     if full[stage] >= _BUSY:
         return f"{stage} ({full[stage]:.0%})"
+    stages = row["stages_ms"]
+    if sum(stages.get(stage, 0.0) for stage in _WORKER_STAGES) > stages["total"] / 2:
+        return f"Python of the worker ({busy.get('worker', 0.0):.1f} cores)"
     each = busy.get("http", 0.0) / row["http_processes"]
     return f"Python of the http processes ({each:.1f} cores each)"
 

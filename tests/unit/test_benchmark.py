@@ -384,6 +384,7 @@ def http_row(**keys: Any) -> dict[str, Any]:
         "what": "explain", "http_processes": 4, "clients": 96, "seconds": 3.0, "rate": 1000.0,
         "latency_ms": {"p50": 90.0, "p99": 150.0}, "generator_s": 0.6,
         "core_ms": {"parent": 0.1, "http": 4.0, "worker": 0.3},
+        "stages_ms": {"decode": 40.0, "queue": 2.0, "forward": 2.0, "backward": 1.0, "total": 85.0},
     }  # fmt: skip
     return row | keys
 
@@ -395,6 +396,11 @@ def http_row(**keys: Any) -> dict[str, Any]:
         ({"core_ms": {"http": 15.0, "worker": 0.3}}, 9000.0, "cores (97%)"),
         ({"generator_s": 2.85}, 9000.0, "load generator (95%)"),
         ({}, 9000.0, "Python of the http processes (1.0 cores each)"),
+        (
+            {"stages_ms": {"decode": 9.0, "queue": 50.0, "forward": 15.0, "total": 90.0}},
+            9000.0,
+            "Python of the worker (0.3 cores)",
+        ),
     ],
 )
 def test_the_stage_that_is_full_is_the_limit(

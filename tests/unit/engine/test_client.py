@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 
 from app.engine.client import EngineClient
-from app.engine.wire import Frame, Message, pack, pack_error, pack_progress, pack_result, receive
+from app.engine.wire import (
+    Frame,
+    Message,
+    pack,
+    pack_alone,
+    pack_error,
+    pack_progress,
+    pack_result,
+    receive,
+)
 from app.errors import (
     CamserveError,
     ModelReplaced,
@@ -68,8 +77,8 @@ class FakeWorker:
     async def answer(self, value: float = 0) -> None:
         self.send(pack_result(await self.next_job(), make_result(value)))
 
-    def begin(self, *ids: int) -> None:
-        self.send(pack({"kind": "begin", "ids": ids, "rows": len(ids)}))
+    def say_alone(self, job_id: int) -> None:
+        self.send(pack_alone(job_id))
 
     def hang_up(self) -> None:
         self._writer.close()
@@ -235,7 +244,8 @@ def test_jobs_of_a_dead_worker_are_run_again_alone_when_another_is_ready(tmp_pat
     async def scenario(client: EngineClient, start: Callable[..., Awaitable[FakeWorker]]) -> None:
         worker = await start()
         tasks = [asyncio.create_task(client.submit(make_job())) for _ in range(3)]
-        worker.begin(*[await worker.next_job() for _ in tasks])
+        for _ in tasks:
+            await worker.next_job()
         await worker.die()
         second = await start()
         for _ in tasks:
@@ -251,10 +261,10 @@ def test_a_picture_that_was_alone_at_two_deaths_is_refused(tmp_path: Path) -> No
     async def scenario(client: EngineClient, start: Callable[..., Awaitable[FakeWorker]]) -> None:
         first = await start()
         task = asyncio.create_task(client.submit(make_job()))
-        first.begin(await first.next_job())
+        first.say_alone(await first.next_job())
         await first.die()
         second = await start()
-        second.begin(await second.next_job())
+        second.say_alone(await second.next_job())
         await second.die()
         with pytest.raises(PoisonInput):
             await task

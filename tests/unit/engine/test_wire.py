@@ -1,20 +1,22 @@
 """What crosses the sockets comes out as it went in."""
 
 import asyncio
-import io
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from app.engine.wire import (
     Frame,
+    Inbox,
     Message,
     pack,
     pack_error,
     pack_job,
     pack_result,
     receive,
-    receive_blocking,
     unpack_error,
     unpack_job,
     unpack_result,
@@ -22,9 +24,37 @@ from app.engine.wire import (
 from app.errors import CamserveError, ModelNotLoaded
 from app.types import ClassMap, Job, JobResult
 
+Ends = tuple[socket.socket, socket.socket]
+
+
+@pytest.fixture
+def ends() -> Iterator[Ends]:
+    one, other = socket.socketpair()
+    with one, other:
+        other.settimeout(30)
+        yield one, other
+
 
 def sent(frames: list[Frame]) -> Message:
-    return receive_blocking(io.BytesIO(b"".join(frames)))
+    (message,) = read_all(b"".join(frames))
+    return message
+
+
+def read_all(data: bytes) -> list[Message]:
+    one, other = socket.socketpair()
+    inbox, messages = Inbox(), list[Message]()
+
+    def send() -> None:
+        with one:
+            one.sendall(data)
+
+    with other, ThreadPoolExecutor(1) as sender:
+        sender.submit(send)
+        try:
+            while True:
+                messages += inbox.read(other)
+        except EOFError:
+            return messages
 
 
 def test_a_job_arrives_as_it_was_sent() -> None:
@@ -100,11 +130,46 @@ def test_both_readers_read_the_same() -> None:
         reader.feed_data(data)
         return await receive(reader)
 
-    assert asyncio.run(read()) == receive_blocking(io.BytesIO(data))
+    assert [asyncio.run(read())] == read_all(data)
 
 
 @pytest.mark.parametrize("cut", [0, 2, 10, -1])
 def test_a_stream_cut_short_is_its_end(cut: int) -> None:
-    data = b"".join(pack({"kind": "x"}, [b"abcdef"]))
-    with pytest.raises(EOFError):
-        receive_blocking(io.BytesIO(data[:cut]))
+    whole = b"".join(pack({"kind": "x"}, [b"abcdef"]))
+    assert len(read_all(whole + whole[:cut])) == 1
+
+
+def test_messages_are_whole_wherever_the_stream_pauses(ends: Ends) -> None:
+    one, other = ends
+    first, second = (b"".join(pack({"kind": "x", "id": n}, [bytes([n] * n)])) for n in (5, 9))
+    inbox, ids = Inbox(), list[int]()
+    for byte in first + second:
+        one.sendall(bytes([byte]))
+        ids += [header["id"] for header, _ in inbox.read(other)]
+    assert ids == [5, 9]
+
+
+def test_what_comes_at_once_is_read_at_once(ends: Ends) -> None:
+    one, other = ends
+    inbox = Inbox()
+    one.sendall(b"".join(b"".join(pack({"id": n}, [b"abc"])) for n in range(20)))
+    assert [header["id"] for header, _ in inbox.read(other)] == list(range(20))
+
+
+def test_a_message_may_be_larger_than_what_is_read_at_once() -> None:
+    large = np.arange(3 * 2**19, dtype=np.uint8).tobytes()
+    small = pack({"id": 1}, [b"abc"])
+    messages = read_all(b"".join([*pack({"id": 0}, [large]), *small]))
+    assert [header["id"] for header, _ in messages] == [0, 1]
+    assert messages[0][1][0] == large
+
+
+def test_frames_are_writable_and_stay_as_they_are(ends: Ends) -> None:
+    one, other = ends
+    inbox = Inbox()
+    one.sendall(b"".join(pack({}, [b"abc"])))
+    ((_, (frame,)),) = inbox.read(other)
+    one.sendall(b"".join(pack({}, [b"xyz"])))
+    inbox.read(other)
+    assert isinstance(frame, bytearray)
+    assert frame == b"abc"

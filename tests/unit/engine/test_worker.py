@@ -1,11 +1,12 @@
 """The worker's promise: every job it takes is settled, whatever happens."""
 
 import socket
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from queue import Queue
-from threading import Barrier, Event
+from threading import Barrier, Event, Semaphore
 
 import numpy as np
 import pytest
@@ -14,10 +15,10 @@ from app.engine.batching import BatchQueue, Entry, Outcome, SlowRun
 from app.engine.sharing import WholeDevice
 from app.engine.wire import (
     Frame,
+    Inbox,
     Message,
     pack,
     pack_job,
-    receive_blocking,
     unpack_error,
     unpack_result,
 )
@@ -87,26 +88,26 @@ class Client:
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(30)
         self._socket.connect(str(path))
-        self._file = self._socket.makefile("rb")
+        self._inbox = Inbox()
+        self._messages = deque[Message]()
 
     def send(self, frames: list[Frame]) -> None:
         self._socket.sendall(b"".join(frames))
 
-    def receive(self, kind: str) -> Message:
+    def receive(self, *kinds: str) -> Message:
+        """The next message of these kinds."""
         while True:
-            header, frames = receive_blocking(self._file)
-            if header["kind"] == kind:
-                return header, frames
+            while not self._messages:
+                self._messages += self._inbox.read(self._socket)
+            message = self._messages.popleft()
+            if message[0]["kind"] in kinds:
+                return message
 
     def receive_next(self) -> Message:
         """The next message about a job."""
-        while True:
-            header, frames = receive_blocking(self._file)
-            if header["kind"] not in {"catalogue", "begin"}:
-                return header, frames
+        return self.receive("progress", "result", "error")
 
     def close(self) -> None:
-        self._file.close()
         self._socket.close()
 
 
@@ -201,11 +202,35 @@ def test_a_failing_job_is_answered_and_the_next_one_served(start: Start) -> None
     assert client.receive("result")[0]["id"] == 1
 
 
-def test_a_worker_says_which_jobs_the_device_takes_up(start: Start) -> None:
+def test_a_worker_says_which_job_has_the_device_to_itself(start: Start) -> None:
     client = start(run_well)
     client.send(pack_job(3, make_job()))
-    header, _ = client.receive("begin")
-    assert (header["ids"], header["rows"]) == ([3], 1)
+    assert client.receive("alone", "result")[0] == {"kind": "alone", "id": 3, "frames": []}
+
+
+def test_a_slow_job_is_not_thought_alone_while_another_one_is(start: Start, tmp_path: Path) -> None:
+    step = Semaphore(0)
+
+    def run_slowly(job: Job) -> SlowRun:
+        for done in range(2):
+            assert step.acquire(timeout=30)
+            yield Progress(done, 2)
+        return make_result(job)
+
+    start.run_slowly = run_slowly
+    client = start(run_well)
+    other = Client(tmp_path / "worker")
+    client.send(pack_job(1, replace(make_job(), slow=True)))
+    assert client.receive("alone")[0]["id"] == 1
+    other.send(pack_job(2, make_job()))
+    start.queue.await_arrival(2)
+    step.release()
+    assert other.receive("alone")[0]["id"] == 2
+    assert client.receive("alone")[0]["id"] is None
+    step.release()
+    assert client.receive("alone")[0]["id"] == 1
+    client.receive("result")
+    other.close()
 
 
 def test_a_worker_knows_that_its_device_is_stuck(start: Start) -> None:
@@ -235,10 +260,9 @@ def test_two_drivers_have_a_batch_each_in_progress(start: Start) -> None:
 
     client = start(run, drivers=2)
     client.send(pack_job(0, make_job(0)))
-    begun = [client.receive("begin")[0]]
+    assert client.receive("alone")[0]["id"] == 0
     client.send(pack_job(1, make_job(1)))
-    begun.append(client.receive("begin")[0])
-    assert [(header["ids"], header["rows"]) for header in begun] == [([0], 1), ([0, 1], 2)]
+    assert client.receive("alone")[0]["id"] is None
     assert {client.receive("result")[0]["id"] for _ in range(2)} == {0, 1}
 
 
@@ -324,6 +348,19 @@ def test_jobs_of_a_client_that_hung_up_hurt_nobody(start: Start, tmp_path: Path)
     client = start(run_well)
     other = Client(tmp_path / "worker")
     other.send(pack_job(0, make_job()))
+    other.close()
+    client.send(pack_job(1, make_job(1)))
+    assert client.receive("result")[0]["id"] == 1
+
+
+def test_a_line_that_is_not_understood_is_cut_and_the_others_are_served(
+    start: Start, tmp_path: Path
+) -> None:
+    client = start(run_well)
+    other = Client(tmp_path / "worker")
+    other.send(pack({"kind": "job", "id": 0}))
+    with pytest.raises(EOFError):
+        other.receive("result")
     other.close()
     client.send(pack_job(1, make_job(1)))
     assert client.receive("result")[0]["id"] == 1
