@@ -230,5 +230,6 @@ def _one_line(exc: CamserveError | ValidationError) -> str:
 
 
 def _flag(exc: ValidationError, location: tuple[int | str, ...]) -> str:
-    name = ".".join(map(str, location))
-    return f"APP_{name.upper()}" if exc.title == "Settings" else name
+    if exc.title == "Settings":  # not which of several types a value is none of
+        return f"APP_{location[0]}".upper()
+    return ".".join(map(str, location))

@@ -10,9 +10,9 @@ from multiprocessing import get_context
 from typing import TYPE_CHECKING
 
 from app.backbones.manifest import Manifest, find_manifest
-from app.cores import cores
 from app.engine.environment import environment
 from app.errors import ModelCheckFailed
+from app.machine import cores, find_devices
 from app.settings import Settings
 from app.types import Precision
 
@@ -37,8 +37,6 @@ _PRECISIONS: dict[str, tuple[Precision, ...]] = {
 
 
 def _tune(arguments: argparse.Namespace) -> None:
-    from app.main import find_devices
-
     settings = Settings()
     manifest = find_manifest(settings.models_dir, arguments.model)
     found: dict[Precision, list[Measured]] = {}
@@ -93,7 +91,6 @@ def _load(settings: Settings, manifest: Manifest, precision: Precision) -> "Mode
 
     from app.backbones.model import Loading, Model
     from app.engine.tuning import SIZES
-    from app.main import find_devices
 
     torch.set_num_threads(cores())
     device = torch.device(find_devices(settings.devices)[0])

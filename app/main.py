@@ -15,17 +15,16 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
-from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.cores import cores
 from app.engine.control import BlockingControl, Control, Line
 from app.engine.environment import cxx
 from app.engine.listening import listen, own_listener
 from app.errors import SetupError
 from app.imports import lasting
 from app.logs import set_up_logs
+from app.machine import cores, find_devices, find_http_processes, share_of_cores
 from app.metrics import GatheredMetrics, Metrics
 from app.settings import Settings, admin_token
 
@@ -44,7 +43,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _HEAR_S = 1.0
-_LEAST_THREADS = 2  # of an http process: while one has Python's lock, the other one decodes
 _STUCK = 71  # exit status
 
 
@@ -65,9 +63,11 @@ def serve(settings: Settings) -> None:
         raise SetupError(
             "APP_COMPILE=on: there is no C++ compiler (install g++, or name one by CXX)"
         )
-    listeners = listen(settings.host, settings.port, settings.http_processes)
+    devices = find_devices(settings.devices)
+    processes = find_http_processes(settings.http_processes, devices)
+    listeners = listen(settings.host, settings.port, processes)
     log.info("camserve on http://%s:%d", *listeners[0].getsockname()[:2])
-    asyncio.run(Pool(settings, manifests, find_devices(settings.devices), listeners).run())
+    asyncio.run(Pool(settings, manifests, devices, listeners).run())
 
 
 def run_child(role: str, descriptor: int) -> None:
@@ -114,7 +114,7 @@ async def http_process(end: socket.socket) -> None:
         return await server.scrape()
 
     api = create_app(
-        make_service(engine, settings),
+        make_service(engine, settings, share_of_cores(len(start["listeners"]))),
         metrics,
         api_settings(settings),
         is_draining=lambda: server.draining,
@@ -168,18 +168,14 @@ def api_settings(settings: Settings) -> "ApiSettings":
     )
 
 
-def make_service(engine: "Engine", settings: Settings) -> "Service":
-    """The use case over an engine, with this http process's share of the cores for pictures.
-
-    With a thread for each core, the one that has Python's lock would wait for a core among them.
-    """
+def make_service(engine: "Engine", settings: Settings, threads: int) -> "Service":
+    """The use case over an engine, with so many threads for pictures."""
     from concurrent.futures import ThreadPoolExecutor
 
     from app.admission import Admission
     from app.order import RequestLimits
     from app.service import Service
 
-    threads = max(_LEAST_THREADS, ceil(cores() / settings.http_processes))
     return Service(
         engine,
         ThreadPoolExecutor(threads, "pictures"),
@@ -203,7 +199,8 @@ def local_service(settings: Settings) -> "Service":
     device = find_devices(settings.devices)[0]
     runner, names = make_runner(settings, device, cores())
     runner.load(names, lambda: None)
-    return make_service(LocalEngine(runner.run, runner.run_slowly, runner.catalogue), settings)
+    engine = LocalEngine(runner.run, runner.run_slowly, runner.catalogue)
+    return make_service(engine, settings, cores())
 
 
 def worker_process(control: BlockingControl) -> None:
@@ -344,18 +341,6 @@ def make_registry(
 
     torch.set_num_threads(threads)
     return Registry(manifests, torch.device(device), Loading.by(settings))
-
-
-def find_devices(wanted: Sequence[str]) -> list[str]:
-    """``auto`` becomes every NVIDIA GPU there is, or the CPU; the parent must not ask torch."""
-    if list(wanted) != ["auto"]:
-        return list(wanted)
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        count = len(list(Path("/dev").glob("nvidia[0-9]*")))
-    else:
-        count = sum(gpu.strip() not in {"", "-1"} for gpu in visible.split(","))
-    return [f"cuda:{number}" for number in range(count)] or ["cpu"]
 
 
 def _listen_local(path: str) -> socket.socket:

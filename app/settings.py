@@ -26,8 +26,10 @@ class Settings(BaseSettings):
     devices: CommaList = Field(
         ("auto",), min_length=1, description="a worker for each: auto, cpu, cuda:0, …"
     )
-    http_processes: int = Field(
-        1, ge=1, le=64, description="processes that read, decode and render"
+    http_processes: Literal["auto"] | Annotated[int, Field(ge=1, le=64)] = Field(
+        "auto",
+        description="processes that read, decode and render; auto: three for four cores where there"
+        " is a GPU, else one",
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="of the trunks; auto is fp32 everywhere; a manifest's own wins"

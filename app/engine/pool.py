@@ -16,13 +16,13 @@ from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.cores import cores
 from app.engine.control import Control, Line
 from app.engine.environment import environment
 from app.engine.manager import Manager
 from app.engine.place import Place, Process
 from app.engine.signals import either, first_of, signals
 from app.errors import CamserveError
+from app.machine import cores
 from app.metrics import MetricsRegistry
 from app.settings import Settings
 

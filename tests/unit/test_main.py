@@ -6,32 +6,14 @@ import re
 import subprocess
 import sys
 from datetime import datetime, timedelta
-from pathlib import Path
 
 import pytest
 
 from app.logs import request_id, set_up_logs
-from app.main import api_settings, find_devices
+from app.main import api_settings
 from app.metrics import Metrics, MetricsRegistry
 from app.settings import Settings, admin_token
 from tests.server import ROOT
-
-
-def test_devices_that_are_named_are_taken_as_they_are() -> None:
-    assert find_devices(("cpu", "cpu")) == ["cpu", "cpu"]
-
-
-def test_auto_is_a_worker_for_each_visible_gpu_or_one_on_the_cpu(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
-    assert find_devices(("auto",)) == ["cuda:0", "cuda:1"]
-    for hidden in ("", "-1"):
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
-        assert find_devices(("auto",)) == ["cpu"]
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    monkeypatch.setattr(Path, "glob", lambda _self, _pattern: iter([Path("/dev/nvidia0")]))
-    assert find_devices(("auto",)) == ["cuda:0"]
 
 
 def test_the_admin_token_is_no_setting_that_could_be_a_flag_or_be_dumped(
