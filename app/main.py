@@ -250,7 +250,9 @@ def worker_process(control: BlockingControl) -> None:
     listening.start()
     while listening.is_alive():  # until the pipe closes
         if worker.is_stuck(settings.hang_s):
-            log.critical("a batch takes over %g s: this process ends", settings.hang_s)
+            log.critical(
+                "a batch takes over %g s, or none is read: this process ends", settings.hang_s
+            )
             os._exit(_STUCK)
         control.send({"kind": "alive"})
         listening.join(settings.hang_s / 4)

@@ -72,10 +72,16 @@ class Connections:
         self._lost = lost
         self._all: set[Connection] = set()
         self._lock = Lock()
+        self._thread: Thread | None = None
 
     def start(self, listener: socket.socket) -> None:
         """Accept and read, in a thread."""
-        Thread(target=self._listen, args=(listener,), daemon=True).start()
+        self._thread = Thread(target=self._listen, args=(listener,), daemon=True)
+        self._thread.start()
+
+    def are_read(self) -> bool:
+        """Whether that thread is still there."""
+        return self._thread is not None and self._thread.is_alive()
 
     def greet(self) -> None:
         """Send the greeting to all."""
@@ -84,6 +90,13 @@ class Connections:
                 connection.send(self._greeting())
 
     def _listen(self, listener: socket.socket) -> None:
+        try:
+            self._serve(listener)
+        finally:  # nobody will read them: http processes should know now
+            for connection in self._all:
+                connection.close()
+
+    def _serve(self, listener: socket.socket) -> None:
         with selectors.DefaultSelector() as selector:
             selector.register(listener, selectors.EVENT_READ)
             while True:

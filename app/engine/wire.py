@@ -73,8 +73,9 @@ class Inbox:
         while whole := self._message(end):
             message, end = whole
             messages.append(message)
-        self._filled -= end
-        self._room[: self._filled] = self._room[end : end + self._filled]
+        if end:
+            self._filled -= end
+            self._room[: self._filled] = self._room[end : end + self._filled]
         return messages
 
     def _message(self, at: int) -> tuple[Message, int] | None:

@@ -115,7 +115,9 @@ class Worker:
             Thread(target=self._drive, args=(driver,), daemon=True).start()
 
     def is_stuck(self, seconds: float) -> bool:
-        """Whether the device has been at one batch for longer than that."""
+        """Whether the device has been at one batch for longer than that, or nothing is read."""
+        if not self._connections.are_read():
+            return True
         since = min(self._busy_since.copy().values(), default=None)
         return since is not None and time.monotonic() - since > seconds
 

@@ -26,6 +26,7 @@ from app.engine.worker import Run, RunSlowly, Worker, execute
 from app.errors import CamserveError, NonFiniteOutput
 from app.metrics import Metrics
 from app.types import Catalogue, Job, JobResult, Progress
+from tests.server import wait_for
 
 FOREVER = 1e12
 
@@ -136,9 +137,9 @@ class Start:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.run_slowly = lambda job: pytest.fail(f"a slow job: {job}")
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(str(path))
-        self._listener.listen()
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(str(path))
+        self.listener.listen()
         self.queue = WatchedQueue()
         self._clients: list[Client] = []
 
@@ -152,7 +153,7 @@ class Start:
             Metrics(lambda _line: None),
             drivers,
         )
-        self.worker.start(self._listener)
+        self.worker.start(self.listener)
         self._clients.append(Client(self._path))
         return self._clients[-1]
 
@@ -249,6 +250,15 @@ def test_a_worker_knows_that_its_device_is_stuck(start: Start) -> None:
     assert not start.worker.is_stuck(3600)
     go_on.set()
     client.receive("result")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_worker_that_no_longer_reads_is_stuck(start: Start) -> None:
+    start(run_well)
+    assert not start.worker.is_stuck(3600)
+    start.listener.shutdown(socket.SHUT_RDWR)  # an error at its next look
+    wait_for(lambda: start.worker.is_stuck(3600))
+    start.listener.close()
 
 
 def test_two_drivers_have_a_batch_each_in_progress(start: Start) -> None:
