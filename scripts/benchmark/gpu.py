@@ -118,7 +118,7 @@ def limit(row: Mapping[str, Any], engine_rate: float, cores: int) -> str:
     if full[stage] >= _BUSY:
         return f"{stage} ({full[stage]:.0%})"
     stages = row["stages_ms"]
-    if sum(stages.get(stage, 0.0) for stage in _WORKER_STAGES) > stages["total"] / 2:
+    if sum(stages.get(stage, 0.0) for stage in _WORKER_STAGES) > stages.get("total", 0.0) / 2:
         return f"Python of the worker ({busy.get('worker', 0.0):.1f} cores)"
     each = busy.get("http", 0.0) / row["http_processes"]
     return f"Python of the http processes ({each:.1f} cores each)"

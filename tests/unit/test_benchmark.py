@@ -396,6 +396,7 @@ def http_row(**keys: Any) -> dict[str, Any]:
         ({"core_ms": {"http": 15.0, "worker": 0.3}}, 9000.0, "cores (97%)"),
         ({"generator_s": 2.85}, 9000.0, "load generator (95%)"),
         ({}, 9000.0, "Python of the http processes (1.0 cores each)"),
+        ({"stages_ms": {}}, 9000.0, "Python of the http processes (1.0 cores each)"),
         (
             {"stages_ms": {"decode": 9.0, "queue": 50.0, "forward": 15.0, "total": 90.0}},
             9000.0,

@@ -42,9 +42,9 @@ def test_cores_are_those_that_the_process_is_bound_to() -> None:
         os.sched_setaffinity(0, before)
 
 
-def test_without_control_groups_there_is_no_quota(groups: Path) -> None:
+@pytest.mark.usefixtures("groups")
+def test_without_control_groups_there_is_no_quota() -> None:
     assert cores() == 8
-    assert not (groups / "own").exists()
 
 
 @pytest.mark.parametrize(
@@ -96,6 +96,7 @@ def test_auto_is_a_worker_for_each_visible_gpu_or_one_on_the_cpu(
     assert find_devices(("auto",)) == ["cuda:0"]
 
 
+@pytest.mark.usefixtures("groups")  # no quota: eight cores
 @pytest.mark.parametrize(
     ("wanted", "devices", "count"),
     [
@@ -104,15 +105,14 @@ def test_auto_is_a_worker_for_each_visible_gpu_or_one_on_the_cpu(
     ],
 )  # fmt: skip
 def test_a_gpu_is_fed_by_an_http_process_for_most_cores(
-    groups: Path, wanted: Literal["auto"] | int, devices: list[str], count: int
+    wanted: Literal["auto"] | int, devices: list[str], count: int
 ) -> None:
-    assert not list(groups.iterdir())  # no quota: eight cores
     assert find_http_processes(wanted, devices) == count
 
 
+@pytest.mark.usefixtures("groups")
 @pytest.mark.parametrize(("processes", "threads"), [(1, 8), (3, 3), (6, 2), (12, 2)])
-def test_http_processes_share_the_cores(groups: Path, processes: int, threads: int) -> None:
-    assert not list(groups.iterdir())
+def test_http_processes_share_the_cores(processes: int, threads: int) -> None:
     assert share_of_cores(processes) == threads
 
 
