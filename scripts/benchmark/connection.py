@@ -42,7 +42,11 @@ class Connection(asyncio.Protocol):
         self._keep = keep
         self._answer = asyncio.get_running_loop().create_future()
         self._transport.write(request)
-        return await self._answer
+        try:
+            return await self._answer
+        except asyncio.CancelledError:
+            self.close()  # nobody reads the answer any more
+            raise
 
     def close(self) -> None:
         if self._transport is not None:

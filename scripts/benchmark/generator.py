@@ -8,14 +8,16 @@ of JSON.
 import asyncio
 import gc
 import json
+import math
 import random
 import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ _PERCENTS = (50, 90, 95, 99)
 _OK = 200
 _FAILED, _NOT_SENT = 0, -1  # in place of a status
 _MAX_IN_FLIGHT = 512  # an open loop at more than a server's rate would grow for ever
-_DRAIN_S = 30
+_WARM_LIMIT_S = _DRAIN_S = 30
 _PAUSE_S = 0.05  # after a connection failed
 _KEEP_EVERY = 10  # of the answers, for the stages that they tell
 _TIMINGS = re.compile(rb'"timings_ms"\s*:\s*(\{[^}]*\})')
@@ -34,7 +36,10 @@ _TIMINGS = re.compile(rb'"timings_ms"\s*:\s*(\{[^}]*\})')
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """What to send, and how. With ``rate`` an open loop of so many a second, else ``clients``."""
+    """What to send, and how. With ``rate`` an open loop of so many a second, else ``clients``.
+
+    ``warm_s`` is the least time before the window; ``seed`` draws an open loop's arrivals.
+    """
 
     port: int
     path: str
@@ -43,6 +48,7 @@ class Spec:
     warm_s: float = 1.0
     clients: int = 1
     rate: float | None = None
+    seed: int = 0
 
 
 @dataclass(slots=True)
@@ -59,7 +65,11 @@ class Record:
 
 
 class Load:
-    """One measurement.
+    """One measurement of a server that has as much to do before the window, and after it, as in it.
+
+    A closed loop's window begins when each client has had an answer: they all begin at once, and
+    until then the first ones have waited for less than a round of all clients takes. The load goes
+    on until what was sent within the window is answered.
 
     Args:
         spec: of what.
@@ -73,22 +83,32 @@ class Load:
         self.record = Record()
         self._sent = 0
         self._idle: list[Connection] = []
-        self._begin = time.perf_counter() + spec.warm_s
-        self._end = self._begin + spec.seconds
+        self._begin = self._end = math.inf
+        self._waited_for = 0  # requests that were sent before the end
+        self._is_warm = asyncio.Event()  # each client has had an answer
 
     async def run(self) -> dict[str, Any]:
         """Send, and give the figures."""
-        window = asyncio.create_task(self._window())
-        kind = self._open() if self._spec.rate else self._closed()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(kind, self._spec.warm_s + self._spec.seconds + _DRAIN_S)
-        for connection in self._idle:
-            connection.close()
-        return self._figures() | {"generator_s": await window}
+        loading = asyncio.create_task(self._open() if self._spec.rate else self._closed())
+        try:
+            generator_s = await self._window()
+            await asyncio.wait([loading], timeout=_DRAIN_S)
+            if loading.done():
+                loading.result()  # what went wrong in it is told
+        finally:
+            loading.cancel()
+            await asyncio.wait([loading])
+            for connection in self._idle:
+                connection.close()
+        return self._figures() | {"generator_s": generator_s}
 
     async def _window(self) -> float:
         """The processor time that this process needs between begin and end."""
-        await _sleep_until(self._begin)
+        await asyncio.sleep(self._spec.warm_s)
+        with suppress(TimeoutError):  # a server may never answer, or some clients never
+            await asyncio.wait_for(self._is_warm.wait(), _WARM_LIMIT_S)
+        self._begin = time.perf_counter()
+        self._end = self._begin + self._spec.seconds
         self._say("begin")
         used = time.process_time()
         await _sleep_until(self._end)
@@ -96,36 +116,54 @@ class Load:
         self._say("end")
         return used
 
-    async def _closed(self) -> None:
-        await asyncio.gather(*(self._client() for _ in range(self._spec.clients)))
+    def _is_over(self) -> bool:
+        return time.perf_counter() >= self._end and not self._waited_for
 
-    async def _client(self) -> None:
-        while time.perf_counter() < self._end:
-            await self._one(time.perf_counter())
+    async def _closed(self) -> None:
+        cold = set(range(self._spec.clients))
+
+        async def client(number: int) -> None:
+            while not self._is_over():
+                await self._one(time.perf_counter())
+                cold.discard(number)
+                if not cold:
+                    self._is_warm.set()
+
+        await asyncio.gather(*map(client, range(self._spec.clients)))
 
     async def _open(self) -> None:
-        """Arrivals as of a Poisson process, the same in each run; nothing waits for answers."""
-        rng, rate = random.Random(0), self._spec.rate or 1.0  # noqa: S311 - not for secrets
-        due = time.perf_counter()
-        tasks: set[asyncio.Task[None]] = set()
+        """Nothing waits for answers."""
+        self._is_warm.set()
+        begin, tasks = time.perf_counter(), set[asyncio.Task[None]]()
         async with asyncio.TaskGroup() as group:
-            while due < self._end:
+            for moment in arrivals(self._spec):
+                due = begin + moment
                 await _sleep_until(due)
+                if self._is_over():
+                    break
                 if len(tasks) < _MAX_IN_FLIGHT:
                     task = group.create_task(self._one(due))
                     tasks.add(task)
                     task.add_done_callback(tasks.discard)
                 else:
                     self.record.add(due, _NOT_SENT)
-                due += rng.expovariate(rate)
 
     async def _one(self, started: float) -> None:
         """A request; its latency counts from when it was due."""
         self._sent += 1
-        request = self._requests[self._sent % len(self._requests)]
+        is_waited_for = started < self._end
+        self._waited_for += is_waited_for
+        try:
+            await self._ask(started)
+        finally:
+            self._waited_for -= is_waited_for
+
+    async def _ask(self, started: float) -> None:
+        number = self._sent
+        request = self._requests[number % len(self._requests)]
         try:
             connection = self._kept() or await Connection.open(self._spec.port)
-            answer = await connection.ask(request, keep=self._sent % _KEEP_EVERY == 0)
+            answer = await connection.ask(request, keep=number % _KEEP_EVERY == 0)
         except OSError:
             self.record.add(started, _FAILED)
             await asyncio.sleep(_PAUSE_S)
@@ -177,6 +215,21 @@ class Load:
             return 1.0
         within = min(ended, self._end) - max(started, self._begin)
         return max(0.0, within) / max(ended - started, 1e-9)
+
+
+def arrivals(spec: Spec) -> Iterator[float]:
+    """Random seconds since the start, but as many as the rate says before, in and after the window.
+
+    A Poisson process whose numbers of arrivals are given. Left to chance, ten seconds of ten
+    arrivals each differ by a tenth in their load, and by far more in their percentiles.
+    """
+    rng = random.Random(spec.seed)  # noqa: S311 - not for secrets
+    rate, begin = spec.rate or 1.0, 0.0
+    for seconds in chain([spec.warm_s], repeat(spec.seconds)):
+        yield from sorted(
+            begin + rng.random() * seconds for _ in range(max(1, round(rate * seconds)))
+        )
+        begin += seconds
 
 
 def _request(spec: Spec, body: bytes) -> bytes:

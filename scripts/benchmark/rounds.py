@@ -121,7 +121,7 @@ def _measure_server(
                 return
         rates: dict[Cell, float] = {}
         for cell in cells:
-            figures = measure_cell(server, cell, plan.seconds, rates)
+            figures = measure_cell(server, cell, plan.seconds, rates, n)
             rates[cell] = figures["rate"]
             place = {"contender": contender.name, "model": model, "round": n, "cell": cell.key}
             results.rows.append({**place, "started_s": server.started_s, **figures})
@@ -131,16 +131,18 @@ def _measure_server(
 
 
 def measure_cell(
-    server: Server, cell: Cell, seconds: float, rates: dict[Cell, float]
+    server: Server, cell: Cell, seconds: float, rates: dict[Cell, float], number: int = 0
 ) -> dict[str, Any]:
-    """One cell of a server that runs."""
+    """One cell of a server that runs, in a round of that number: each has its own arrivals."""
     pictures = make_pictures(_PICTURES, cell.picture)
     path = server.contender.paths[cell.what]
     spec = spec_of(server.port, path, pictures, seconds)
     if cell.percent is None:
         return measure(server, replace(spec, clients=cell.clients))
     rate = max(0.1, rates[base_of(cell)] * cell.percent / 100)
-    return {"offered": rate} | measure(server, replace(spec, rate=rate))
+    return {"offered": rate} | measure(
+        server, replace(spec, rate=rate, warm_s=seconds / 2, seed=number)
+    )
 
 
 def engine(models: Sequence[str]) -> dict[str, dict[str, float]]:

@@ -71,7 +71,7 @@ def _measured(plan: Plan, model: str, cells: Sequence[Cell]) -> Iterator[list[di
         for number in range(plan.rounds):
             rates: dict[Cell, float] = {}  # of the other, for both
             for cell in cells:
-                found = _in_turn(pair, cell, plan.seconds, rates, backwards=number % 2 == 1)
+                found = _in_turn(pair, cell, plan.seconds, rates, number)
                 if cell.percent is None:
                     rates[cell] = found[0]["rate"]
                 place = {"model": model, "cell": cell.key, "round": number}
@@ -90,11 +90,10 @@ def _in_turn(
     cell: Cell,
     seconds: float,
     rates: dict[Cell, float],
-    *,
-    backwards: bool,
+    number: int,
 ) -> list[dict[str, Any]]:
-    order = reversed(range(2)) if backwards else range(2)
-    found = {n: measure_cell(pair[n], cell, seconds, rates) for n in order}
+    order = reversed(range(2)) if number % 2 else range(2)
+    found = {n: measure_cell(pair[n], cell, seconds, rates, number) for n in order}
     return [found[0], found[1]]
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import itertools
 import json
 import subprocess
 import sys
@@ -18,11 +19,11 @@ from tests.pictures import encode, make_picture
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from benchmark import cli, environments, gpu, processes, turns  # noqa: E402 - a package of scripts/
+from benchmark import cli, environments, generator, gpu, processes, turns  # noqa: E402 - scripts/
 from benchmark.agreement import difference, disagreement, overlay  # noqa: E402
 from benchmark.cells import Cell, cells  # noqa: E402
 from benchmark.connection import Connection  # noqa: E402
-from benchmark.generator import Load, Spec  # noqa: E402
+from benchmark.generator import Load, Spec, arrivals  # noqa: E402
 from benchmark.measure import Clocks, usage  # noqa: E402
 from benchmark.plot import as_plot  # noqa: E402
 from benchmark.report import as_markdown, lines_of  # noqa: E402
@@ -72,6 +73,18 @@ def plain(body: bytes, status: int = 200, after_s: float = 0.0) -> Answer:
         await asyncio.sleep(after_s)
         head = f"HTTP/1.1 {status} X\r\nContent-Length: {len(body)}\r\n\r\n"
         writer.write(head.encode() + body)
+
+    return answer
+
+
+def in_turn(seconds: float) -> Answer:
+    """One after the other, as they came."""
+    lock: list[asyncio.Lock] = []
+
+    async def answer(number: int, writer: asyncio.StreamWriter) -> None:
+        lock.extend([] if lock else [asyncio.Lock()])
+        async with lock[0]:
+            await plain(b"{}", after_s=seconds)(number, writer)
 
     return answer
 
@@ -137,6 +150,49 @@ def test_a_batch_that_ends_just_outside_the_window_counts_for_its_part(picture: 
     assert 2.2 < figures["answered"] <= 2.5
 
 
+def test_clients_that_wait_for_longer_than_the_warm_up_are_counted_once_each_was_answered(
+    picture: Path,
+) -> None:
+    """Who is answered first has not waited for a whole round, and would count for too much."""
+    figures, _ = load(in_turn(0.02), picture, clients=20, warm_s=0.02, seconds=0.3)
+
+    assert figures["rate"] <= 1 / 0.02 * 1.01
+    assert figures["latency_ms"]["p50"] >= 20 * 20 * 0.95
+
+
+def test_what_was_sent_within_the_window_is_answered_under_load(picture: Path) -> None:
+    figures, server = load(in_turn(0.02), picture, clients=10, seconds=0.2)
+
+    assert len(server.requests) >= figures["answered"] + 2 * 9  # before the window, and behind it
+
+
+def test_a_client_that_is_never_answered_does_not_hold_up_the_window(
+    picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generator, "_WARM_LIMIT_S", 0.1)
+    monkeypatch.setattr(generator, "_DRAIN_S", 0.1)
+
+    async def first_never(number: int, writer: asyncio.StreamWriter) -> None:
+        if number > 1:
+            await plain(b"{}", after_s=0.01)(number, writer)
+
+    figures, _ = load(first_never, picture, clients=2)
+
+    assert figures["answered"] > 0
+    assert set(figures["statuses"]) == {"200"}
+
+
+def test_an_open_loop_sends_as_many_as_its_rate_says_at_moments_of_its_seed() -> None:
+    def moments(seed: int) -> list[float]:
+        spec = Spec(0, "/", [], seconds=10, warm_s=5, rate=8, seed=seed)
+        return list(itertools.islice(arrivals(spec), 200))
+
+    found = moments(1)
+
+    assert found == sorted(found) == moments(1) != moments(2)
+    assert [sum(a <= m < b for m in found) for a, b in ((0, 5), (5, 15), (15, 25))] == [40, 80, 80]
+
+
 def test_other_statuses_are_counted_and_are_no_answers(picture: Path) -> None:
     async def every_third_fails(number: int, writer: asyncio.StreamWriter) -> None:
         await plain(b"{}", 503 if number % 3 == 0 else 200, after_s=0.005)(number, writer)
@@ -160,14 +216,7 @@ def test_a_server_that_hangs_up_is_counted_as_a_failure(picture: Path) -> None:
 
 def test_an_open_loop_counts_from_when_a_request_was_due(picture: Path) -> None:
     """One at a time, 40 ms each, at twice that rate: the queue's wait is latency, too."""
-    lock: list[asyncio.Lock] = []
-
-    async def one_at_a_time(number: int, writer: asyncio.StreamWriter) -> None:
-        lock.extend([] if lock else [asyncio.Lock()])
-        async with lock[0]:
-            await plain(b"{}", after_s=0.04)(number, writer)
-
-    figures, _ = load(one_at_a_time, picture, rate=50.0, seconds=0.8)
+    figures, _ = load(in_turn(0.04), picture, rate=50.0, seconds=0.8)
 
     assert figures["latency_ms"]["max"] > 200
     assert figures["rate"] <= 25.1
