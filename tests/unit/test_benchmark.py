@@ -163,7 +163,9 @@ def test_clients_that_wait_for_longer_than_the_warm_up_are_counted_once_each_was
 def test_what_was_sent_within_the_window_is_answered_under_load(picture: Path) -> None:
     figures, server = load(in_turn(0.02), picture, clients=10, seconds=0.2)
 
-    assert len(server.requests) >= figures["answered"] + 3 * 9  # before, at its end, and behind that
+    assert (
+        len(server.requests) >= figures["answered"] + 3 * 9
+    )  # before, at its end, and behind that
 
 
 def test_a_client_that_is_never_answered_does_not_hold_up_the_window(
