@@ -1,7 +1,7 @@
 """Speed beside other servers: one command, one machine, the same weights.
 
   scripts/bench                 everything; hours (it says how long before it starts)
-  scripts/bench --quick         two models, one picture, 16 clients and 1; about ten minutes
+  scripts/bench --quick         two models, one picture, 16 clients and 1; about twelve minutes
   scripts/bench --engine        what the models alone can do, without HTTP
   scripts/bench --gpu           an NVIDIA GPU, without HTTP and behind it; about four minutes
   scripts/bench --sweep         the peers' best settings
@@ -63,7 +63,7 @@ _HELP = {
     "precision": "with --gpu: that is served",
 }
 _WHATS = ("explain", "heatmap", "predict")
-_START_S, _AROUND_S = 12, 2.5  # a server's start; warming up and draining, for each cell
+_START_S, _AROUND_S = 12, 8  # a server's start; warming up and draining, for each cell
 
 
 def main() -> None:
