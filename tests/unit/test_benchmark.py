@@ -79,11 +79,10 @@ def plain(body: bytes, status: int = 200, after_s: float = 0.0) -> Answer:
 
 def in_turn(seconds: float) -> Answer:
     """One after the other, as they came."""
-    lock: list[asyncio.Lock] = []
+    turn = asyncio.Lock()
 
     async def answer(number: int, writer: asyncio.StreamWriter) -> None:
-        lock.extend([] if lock else [asyncio.Lock()])
-        async with lock[0]:
+        async with turn:
             await plain(b"{}", after_s=seconds)(number, writer)
 
     return answer
