@@ -31,18 +31,11 @@ FROM python:3.12-slim
 RUN useradd --uid 10001 --no-create-home --home-dir /cache camserve \
     && install -d -o 10001 -g 10001 /cache
 
-# Within their first minutes trunks become machine code, if there is a compiler (docs/performance.md); some 200 MB.
-# Without it, models serve as they are: --build-arg COMPILER=
-ARG COMPILER=g++
-RUN if [ -n "$COMPILER" ]; then \
-        apt-get update -qq && apt-get install -qq -y --no-install-recommends "$COMPILER" && rm -rf /var/lib/apt/lists/*; \
-    fi
-
 COPY --from=build /opt/venv /opt/venv
 WORKDIR /app
 COPY models models
 
-# /cache keeps downloaded weights and machine code, and is the one place beside /tmp that is written to.
+# /cache keeps downloaded weights and compiled trunks, and is the one place beside /tmp that is written to.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \

@@ -3,7 +3,7 @@
     serve          the parent: starts, watches and restarts the others
     ├─ http        reads, decodes, renders, answers; never imports torch
     └─ worker      one a device: models, batches, numbers
-       └─ compiler makes machine code of one model, and ends
+       └─ compiler prepares one model's trunk for speed, and ends
 
 Imports stand where they are needed: a process loads what it uses, and an http process no torch.
 """
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.engine.control import BlockingControl, Control, Line
-from app.engine.environment import cxx
+from app.engine.environment import has_openvino
 from app.engine.listening import listen, own_listener
 from app.errors import SetupError
 from app.imports import lasting
@@ -59,10 +59,8 @@ def serve(settings: Settings) -> None:
     set_up_logs(settings.log_format, "parent")
     manifests = read_manifests(settings.models_dir)
     read_keys(settings.api_keys_file)
-    if settings.compile == "on" and cxx() is None:
-        raise SetupError(
-            "APP_COMPILE=on: there is no C++ compiler (install g++, or name one by CXX)"
-        )
+    if settings.compile == "on" and not has_openvino():
+        raise SetupError("APP_COMPILE=on: OpenVINO is not installed (pip install openvino)")
     devices = find_devices(settings.devices)
     processes = find_http_processes(settings.http_processes, devices)
     listeners = listen(settings.host, settings.port, processes)
@@ -266,20 +264,21 @@ def make_compiler(
     on_change: Callable[[], None],
     adopt: "Adopt",
 ) -> "Compiler | None":
-    """What has machine code made for a worker's models, if the operator wants that."""
+    """What has a worker's models compiled, if the operator wants that."""
+    from app.backbones.program import Cores
     from app.engine.compiler import Child, Compiler
 
     if settings.compile == "off":
         return None
-    share = max(1, threads // sharing.drivers)
-    child = Child(settings.model_dump(mode="json"), threads, share, sharing.max_rows)
+    cores = Cores(threads, sharing.drivers)
+    child = Child(settings.model_dump(mode="json"), cores, sharing.max_rows)
     compiler = Compiler(registry, child, threads, adopt, on_change)
     compiler.start()
     return compiler
 
 
 def compiler_process(control: BlockingControl) -> None:
-    """A child of a worker that makes machine code of one model, and ends."""
+    """A child of a worker that compiles one model, and ends."""
     from app.engine.background import end_with, process_gives_way
 
     start = control.receive()
@@ -288,9 +287,10 @@ def compiler_process(control: BlockingControl) -> None:
     end_with(control)
     process_gives_way()
     # These take seconds: not before others go first.
-    from app.backbones.compiling import Cores, compile_model
+    from app.backbones.compiling import compile_model
     from app.backbones.manifest import Manifest
     from app.backbones.model import Loading
+    from app.backbones.program import Cores
 
     settings = Settings.model_validate(start["settings"])
     set_up_logs(settings.log_format, start["name"])
@@ -298,7 +298,7 @@ def compiler_process(control: BlockingControl) -> None:
         Manifest.model_validate(start["manifest"]),
         Loading.by(settings),
         Path(start["folder"]),
-        Cores(start["threads"], start["share"]),
+        Cores(start["threads"], start["drivers"]),
         start["max_rows"],
     )
     control.send({"kind": "built", "build": build.model_dump(mode="json")})

@@ -36,8 +36,8 @@ class Settings(BaseSettings):
     )
     compile: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="on a CPU, trunks become machine code while they serve; auto: where there is a"
-        " C++ compiler, on: there must be one",
+        description="on a CPU, trunks are compiled while they serve; auto: where OpenVINO is"
+        " installed, on: it must be",
     )
     allow_factories: bool = Field(
         default=False, description="models may be built by Python files of the models folder"

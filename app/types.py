@@ -67,7 +67,7 @@ class LayerInfo(Frozen):
 
 
 class CompileInfo(Frozen):
-    """Whether machine code computes a model's trunk: which batches, or why none.
+    """Whether compiled programs compute a model's trunk: which batches, or why none.
 
     A model serves in any of these states.
     """

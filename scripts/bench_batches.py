@@ -1,11 +1,11 @@
 """Pictures a second by the number of rows in a batch, where every core runs batches of its own.
 
-Run as: .venv/bin/python scripts/bench_batches.py MODEL [--precision bf16] [--rows 1,2,4,8]
+Run as: .venv/bin/python scripts/bench_batches.py MODEL [--fused] [--precision bf16] [--rows 1,2]
 
 Scores and Grad-CAM, a driver on each core, as in a worker that is busy on two to four of them
-(``app/engine/sharing.py``), but each batch has the given number of rows. In alternating turns, the
-median of each. MODEL is one that ``scripts/bench`` compares; its weights are made where they are
-missing.
+(``app/engine/sharing.py``), but each batch has the given number of rows. The trunk is compiled,
+unless --fused says otherwise. In alternating turns, the median of each. MODEL is one that
+``scripts/bench`` compares; its weights are made where they are missing.
 """
 
 import argparse
@@ -24,11 +24,13 @@ import torch
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
+from benchmark.engine import use_programs  # noqa: E402
 from benchmark.places import MODELS  # noqa: E402
 from benchmark.weights import NAMES, make_models  # noqa: E402
 
 from app.backbones.manifest import find_manifest  # noqa: E402 - from the folders above
 from app.backbones.model import Loading, Model  # noqa: E402
+from app.backbones.program import Cores  # noqa: E402
 from app.engine.environment import environment  # noqa: E402
 from app.engine.fast import run  # noqa: E402
 from app.types import Job  # noqa: E402
@@ -42,6 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", choices=NAMES)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--fused", action="store_true", help="as it is before it is compiled")
     parser.add_argument("--rows", default="1,2,3,4,6,8,12,16")
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=1.5, help="of each turn")
@@ -50,11 +53,14 @@ def main() -> None:
     rows = [int(number) for number in arguments.rows.split(",")]
     rates: dict[int, list[float]] = {number: [] for number in rows}
     with ThreadPoolExecutor(1) as loading:  # it ends, and OpenMP's threads with it
-        model = loading.submit(load, arguments.model, Loading(precision=arguments.precision))
+        loaded = loading.submit(load, arguments.model, Loading(precision=arguments.precision))
+    model = loaded.result()
+    if not arguments.fused:
+        use_programs(model, Cores(CORES, CORES))
     with ThreadPoolExecutor(CORES, initializer=partial(torch.set_num_threads, 1)) as drivers:
         for turn in range(arguments.turns + 1):
             for number in rows:
-                found = rate(drivers, model.result(), number, arguments.seconds if turn else 0)
+                found = rate(drivers, model, number, arguments.seconds if turn else 0)
                 rates[number] += [found] if turn else []  # the first one chooses kernels
     for number, found_rates in rates.items():
         print(f"{number:3} rows {statistics.median(found_rates):8.1f} pictures/s"

@@ -4,9 +4,9 @@ Run as: .venv/bin/python scripts/bench_compile.py [resnet50 …] [--rows 1 8] [-
 
 For each model, precision and batch size the same trunk runs in turns: as PyTorch has it
 (channels last), fused as camserve does it at once, compiled by torch.compile with frozen weights
-and this batch's shape, and as the program that camserve has compiled meanwhile. Printed are the
-medians, and how long each took to make. It needs a C++ compiler; weights are random. All run in the
-environment of a worker, with --threads.
+and this batch's shape, and as OpenVINO's program, which takes over meanwhile. Printed are the
+medians, and how long each took to make. torch.compile needs a C++ compiler; weights are random. All
+run in the environment of a worker, with --threads.
 """
 
 import argparse
@@ -25,9 +25,9 @@ from torch import Tensor, nn
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from app.backbones.compiling import make_program  # noqa: E402 - from a checkout
-from app.backbones.manifest import read_manifest  # noqa: E402
+from app.backbones.manifest import read_manifest  # noqa: E402 - from a checkout
 from app.backbones.model import Loading, Model  # noqa: E402
+from app.backbones.program import Cores, Program, convert  # noqa: E402
 from app.engine.environment import environment  # noqa: E402
 from app.types import Precision  # noqa: E402
 
@@ -94,8 +94,13 @@ def _compiled(trunk: nn.Module, x: Tensor) -> Trunk:
 
 
 def _program(model: Model, x: Tensor) -> Trunk:
+    cores = Cores(torch.get_num_threads(), drivers=1)
     with tempfile.TemporaryDirectory() as folder:
-        return make_program(model, x, Path(folder) / "program.so")
+        file = Path(folder) / "trunk.xml"
+        convert(model.portable_trunk(), model.example(2), file)
+        program = Program(file, "alone" if len(x) == 1 else "beside", model.precision, cores)
+        program(x)  # what it still reads is read now
+    return program
 
 
 def _timed(what: str, make: Callable[[], Trunk]) -> Trunk | None:

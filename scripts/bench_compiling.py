@@ -1,12 +1,12 @@
-"""Does anybody notice that a trunk is being compiled, and that machine code takes over?
+"""Does anybody notice that a trunk is being compiled, and that its programs take over?
 
 Run as: .venv/bin/python scripts/bench_compiling.py [--model mobilenet_v3_small] [--runs 3]
 
 The same open load, half of what the server can do, on two servers in turns: one that compiles
 nothing, and one that has just started with an empty cache. Of the latter three parts are told
-apart: while it compiles, the two seconds until the machine code is announced, in which it is loaded
-and checked, and what follows. It needs a C++ compiler; pictures and weights are the benchmark's own
-(scripts/bench makes them).
+apart: while it compiles, the two seconds until the programs are announced, in which they are loaded
+and checked, and what follows. Pictures and weights are the benchmark's own (scripts/bench makes
+them).
 """
 
 import argparse

@@ -88,10 +88,12 @@ def resnet50(folder: Path) -> None:
         show_mb(f"PyTorch, peak with batches of {ROWS}, {told}", plain_mb(with_graph=with_graph))
     with serving(folder / "log", **settings) as server:
         show_start(server, "ResNet-50")
-        load(server, "heatmap", make_upload(600, 400), 16 * ROWS)
-        worker = server.children("worker")[0]
-        for field, told in (("VmHWM", "peak, at the start"), ("VmRSS", "while it serves")):
-            show_mb(f"worker, batches of {ROWS}, {told}", memory_mb(worker, field))
+        show_worker(server, "as it is loaded")
+    compiled = {"APP_COMPILE": "on", "TORCH_HOME": str(folder / "cache")}
+    for told in ("compiled meanwhile", "compiled before"):
+        with serving(folder / "log", **settings, **compiled) as server:
+            wait_for(lambda: compiles(server) == "ready", 600)
+            show_worker(server, told)
     upload = make_upload(4000, 3000)
     for output in ("heatmap", "overlay"):
         with serving(folder / "log", **settings) as server:
@@ -99,6 +101,21 @@ def resnet50(folder: Path) -> None:
             load(server, output, upload, 4 * CLIENTS)
             peak = memory_mb(server.http_process(), "VmHWM")
             show_mb(f"http process, {CLIENTS} clients, 12 megapixels, {output}s, peak", peak)
+
+
+def show_worker(server: Server, what: str) -> None:
+    """What it holds with batches of the largest size."""
+    load(server, "heatmap", make_upload(600, 400), 16 * ROWS)
+    worker = server.children("worker")[0]
+    for field, told in (("VmHWM", "peak"), ("VmRSS", "while it serves")):
+        show_mb(f"worker, batches of {ROWS}, {what}, {told}", memory_mb(worker, field))
+
+
+def compiles(server: Server) -> str:
+    """What has become of it."""
+    server.wait_until_ready()
+    state: str = server.client.get("/api/v1/models/resnet50").json()["compile"]["state"]
+    return state
 
 
 def load(server: Server, output: str, upload: bytes, count: int) -> None:

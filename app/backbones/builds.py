@@ -1,4 +1,4 @@
-"""Machine code of trunks, kept from start to start: in torch's cache, beside downloaded weights."""
+"""Compiled trunks, kept from start to start: in torch's cache, beside downloaded weights."""
 
 import atexit
 import hashlib
@@ -10,61 +10,60 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 import torch.hub
 
 import app
 from app.backbones.alone import alone
-from app.backbones.compiled import Batch
+from app.backbones.program import Kind, openvino_version
 from app.types import Frozen
 
-_FORMAT = 1
+_FORMAT = 2
 _CPUINFO = Path("/proc/cpuinfo")
 _FILE = "build.json"
 _TRYING = "trying"
 
 
 class Built(Frozen):
-    """A program: ``gain`` times as fast as the trunk was; ``library`` where it is worth having."""
+    """A program: ``gain`` times as fast as the trunk was; ``kept`` where it is worth having."""
 
-    rows: int
-    several: bool
+    kind: Kind
     gain: float
-    library: str | None = None
-
-    @property
-    def batch(self) -> Batch:
-        return Batch(self.rows, self.several)
+    kept: bool
 
     def __str__(self) -> str:
-        by = " by all cores" if self.several else ""
-        return f"{self.rows}{by} {self.gain:.2f}"
+        return f"{self.kind} {self.gain:.2f}"
 
 
 class Build(Frozen):
     """What compiling a trunk came to; ``error``: it never will."""
 
+    FILE: ClassVar = "trunk.xml"
+
     programs: tuple[Built, ...] = ()
     error: str | None = None
 
     def __str__(self) -> str:
-        return f"times as fast, by rows: {', '.join(map(str, self.programs))}"
+        return f"times as fast: {', '.join(map(str, self.programs))}"
 
-    def libraries(self, place: Path) -> dict[Batch, Path]:
-        """The files of the programs that are worth having."""
-        return {built.batch: place / built.library for built in self.programs if built.library}
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """Of the programs that are worth having."""
+        return tuple(built.kind for built in self.programs if built.kept)
 
 
 def place_of(version: str, precision: str, cores: int) -> Path:
-    """Where the build of a model is kept: that of these weights, for this machine and this torch.
+    """Where the build of a model is kept: of these weights, for this machine and libraries.
 
     Args:
         version: of its manifest and weights.
         precision: of the trunk.
         cores: of the worker.
     """
-    parts = (_FORMAT, app.__version__, version, precision, cores, torch.__version__, _processor())
+    libraries = (app.__version__, torch.__version__, openvino_version())
+    parts = (_FORMAT, *libraries, version, precision, cores, _processor())
     key = hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:32]
     return Path(torch.hub.get_dir()) / "compiled" / key
 
@@ -75,7 +74,7 @@ def building(place: Path) -> Iterator[Path]:
 
     Raises:
         OSError: the cache cannot be written.
-        PermissionError: others could have written it, too: what is in it is run as code.
+        PermissionError: others could have written it, too: what is in it answers for the model.
     """
     place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = place.parent.stat()
@@ -92,7 +91,7 @@ def building(place: Path) -> Iterator[Path]:
 
 
 def keep(build: Build, made: Path, place: Path) -> None:
-    """Put a build into its place, whole or not at all; ``made`` has its libraries."""
+    """Put a build into its place, whole or not at all; ``made`` has its trunk."""
     (made / _FILE).write_text(build.model_dump_json(), "utf-8")
     shutil.rmtree(place, ignore_errors=True)
     made.rename(place)
@@ -130,7 +129,7 @@ def trying(place: Path) -> Iterator[None]:
 
 
 def _processor() -> str:
-    """Its name and what it knows: code is made for exactly that."""
+    """Its name and what it knows: what a program gains depends on that."""
     if not _CPUINFO.is_file():
         return platform.processor() or platform.machine()
     text = _CPUINFO.read_text("utf-8", "replace")

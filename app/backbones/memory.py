@@ -12,8 +12,8 @@ from app.backbones.manifest import Manifest
 from app.errors import NotEnoughMemory
 
 _COPIES = 4  # of the weights: the file's content, the model, up to two layouts of a fused trunk
-_COMPILER = 1_500_000_000  # bytes: torch itself, its compiler and the C++ compiler
-_COMPILER_COPIES = 12  # of the weights: they are written out as a program's text, too
+_COMPILER = 1_000_000_000  # bytes: torch, OpenVINO, and what a batch of eight takes
+_COMPILER_COPIES = 6  # of the weights: the model, the fused trunk, the exported one, two programs
 _RESERVE = 256_000_000  # bytes that stay free for the requests themselves
 _MEMINFO = Path("/proc/meminfo")
 _STATUS = Path("/proc/self/status")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from app.backbones.captured import Captured
-from app.backbones.compiled import Batch, Compiled
+from app.backbones.compiled import Compiled
 from app.backbones.cut import Cutter, Untraceable
 from app.backbones.family import build, labels, preprocess
 from app.backbones.hooked import HookedCutter
@@ -19,6 +19,7 @@ from app.backbones.inputs import Inputs
 from app.backbones.manifest import Manifest
 from app.backbones.onednn import computes_in
 from app.backbones.parts import Cut
+from app.backbones.program import Cores, Kind
 from app.backbones.rewire import attend, guided, has_attention, has_relu
 from app.backbones.selfcheck import check_logits, check_scores, self_check
 from app.errors import InvalidOption, ModelCheckFailed
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _MAX_CUTS = 64
+_ODD = 3  # rows, which nothing was made for
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -180,7 +182,7 @@ class Model:
         return traced and self.device.type == "cpu" and not self.follows_weights
 
     def portable_trunk(self) -> nn.Module:
-        """That of its own cut, of PyTorch's own steps: what a compiler begins with."""
+        """That of its own cut, in float32, of PyTorch's own steps: what a compiler begins with."""
         assert isinstance(self._cutter, Cutter)  # noqa: S101 - see ``can_compile``
         return self._cutter.portable_trunk(self.layer)
 
@@ -206,22 +208,27 @@ class Model:
         if self.precision != "fp32":
             self._check_scores(logits)
 
-    def use(self, programs: Mapping[Batch, Callable[[Tensor], Tensor]]) -> None:
-        """Let machine code compute the batches that it was made for, from the next one on.
+    def check_program(self, kind: Kind, program: Callable[[Tensor], Tensor]) -> None:
+        """As ``check_trunk``; where a program is for any number of rows, for an odd one as well."""
+        for rows in (1,) if kind == "alone" else (1, _ODD):
+            self.check_trunk(f"program {kind}", program, rows)
+
+    def use(self, programs: Mapping[Kind, Callable[[Tensor], Tensor]], cores: Cores) -> None:
+        """Let compiled programs compute what they were made for, from the next batch on.
 
         Args:
             programs: the trunk of the model's own cut; run here for the first time.
+            cores: that they were made for.
 
         Raises:
             ModelCheckFailed: one of them does not give the model's logits; then nothing changes.
         """
-        for batch, program in programs.items():
-            self.check_trunk("program", program, batch.rows)
+        for kind, program in programs.items():
+            self.check_program(kind, program)
         cut = self.cut()
-        shape = self.example(1).shape[1:]
-        faster = replace(cut, forward_features=Compiled(cut.forward_features, shape, programs))
+        by_kind = {kind: programs.get(kind, cut.forward_features) for kind in cores.kinds}
         with self._lock:
-            self._cuts[()] = faster
+            self._cuts[()] = replace(cut, forward_features=Compiled(by_kind, cores))
 
     def answers(self, logits: Tensor) -> Tensor:
         """[N, classes] → these and the scores, [N, 2, classes]: one copy fetches both."""

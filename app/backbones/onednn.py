@@ -10,6 +10,7 @@ processor MKL reaches two fifths of what oneDNN does, and a vision transformer i
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
@@ -33,8 +34,9 @@ class OneDnn(Kit):
     def __init__(self, dtype: torch.dtype = torch.float32) -> None:
         self._dtype = dtype
         self._computes = computes_in(dtype)
-        self._convs: dict[object, _ConvWeights] = {}
-        self._linears: dict[int, _LinearWeights] = {}
+        # As long as a graph uses them: a compiled trunk has its own.
+        self._convs: WeakValueDictionary[object, _ConvWeights] = WeakValueDictionary()
+        self._linears: WeakValueDictionary[int, _LinearWeights] = WeakValueDictionary()
 
     def conv(
         self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None, shape: Sequence[int], behind: Behind
@@ -43,9 +45,9 @@ class OneDnn(Kit):
         if not self._computes or (behind.adds and behind.activation not in {NO_ACTIVATION, RELU}):
             return None
         key = (conv, norm, tuple(shape[1:]))
-        if key not in self._convs:
-            self._convs[key] = _ConvWeights(conv, norm, shape, self._dtype)
-        return _Conv(self._convs[key], behind.activation)
+        weights = self._convs.get(key) or _ConvWeights(conv, norm, shape, self._dtype)
+        self._convs[key] = weights
+        return _Conv(weights, behind.activation)
 
     def linear(self, weight: Tensor, bias: Tensor | None, behind: Behind) -> Layer | None:
         """A linear layer with an activation or a sum, where the processor has this type."""
@@ -65,9 +67,9 @@ class OneDnn(Kit):
 
     def _linear_weights(self, weight: Tensor, bias: Tensor | None) -> "_LinearWeights":
         key = id(weight)  # of a parameter of the model, which lives longer
-        if key not in self._linears:
-            self._linears[key] = _LinearWeights(weight, bias, self._dtype)
-        return self._linears[key]
+        weights = self._linears.get(key) or _LinearWeights(weight, bias, self._dtype)
+        self._linears[key] = weights
+        return weights
 
 
 def computes_in(dtype: torch.dtype) -> bool:

@@ -9,7 +9,6 @@ from functools import cached_property
 import torch
 from torch import Tensor, fx, nn
 
-from app.backbones.folded import Folded
 from app.backbones.fuse import fuse, kit_for, pack
 from app.backbones.grid import Grid
 
@@ -100,8 +99,8 @@ class Parts:
         return self._lowered(fuse(trunk, self._kit) if self._kit else trunk)
 
     def portable_trunk(self, nodes: list[fx.Node], stop: fx.Node) -> nn.Module:
-        """The same, of steps that a compiler knows."""
-        return self._lowered(fuse(_trunk(self._model, nodes, stop), Folded(self._dtype)))
+        """The same in float32, of PyTorch's own steps, as a compiler knows them."""
+        return _trunk(self._model, nodes, stop)
 
     def head(
         self, nodes: list[fx.Node], start: fx.Node, targets: Sequence[fx.Node]

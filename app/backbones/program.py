@@ -1,65 +1,200 @@
-"""A trunk as machine code: a library that AOTInductor made for one number of rows.
+"""A trunk as OpenVINO runs it: each layer is prepared once, and called without Python.
 
-It is called by the C functions that every such library has (torch's ``aoti_runtime/interface.h``),
-and not by torch's own runner, which keeps Python's lock until the last layer is done: no other
-batch could begin, and no picture be answered, meanwhile.
+The layers are oneDNN's, as those of the fused trunk are; what PyTorch looks up and allocates around
+each call, a fifth of a millisecond and more, is done beforehand here.
 """
 
-import ctypes
-import weakref
-from ctypes import POINTER, byref, c_char_p, c_size_t, c_void_p, py_object
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-_AT_ONCE = 4  # batches on a processor; further ones would wait for them
+from app.types import Precision
 
-_tensors = torch._C._aoti  # noqa: SLF001 - torch has no public names for them
-_address = ctypes.pythonapi.PyCapsule_GetPointer
-_address.restype, _address.argtypes = c_void_p, [py_object, c_char_p]
-_capsule = ctypes.pythonapi.PyCapsule_New
-_capsule.restype, _capsule.argtypes = py_object, [c_void_p, c_char_p, c_void_p]
+Kind = Literal["alone", "beside"]
+_HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+_WARM_S = 1.0
+_MAP_NDIM = 4  # [N, C, H, W]; tokens have one dimension less
+
+
+@dataclass(frozen=True, slots=True)
+class Cores:
+    """Those of a worker: ``all`` for a row alone, or dealt out to so many drivers' batches."""
+
+    all: int
+    drivers: int
+
+    @property
+    def share(self) -> int:
+        """That a batch has beside others."""
+        return max(1, self.all // self.drivers)
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """Of programs that are worth having."""
+        return ("alone", "beside") if self.all > self.share else ("beside",)
+
+    def kind(self, rows: int, threads: int) -> Kind:
+        """Which program computes so many rows by so many cores."""
+        return "alone" if rows == 1 and self.share < threads == self.all else "beside"
 
 
 class Program:
-    """Machine code of a function of one tensor, for any thread, without gradients.
+    """A trunk for any thread, without gradients.
+
+    There are two kinds, as oneDNN wants another layout of the weights where several cores share a
+    row: one row ``alone`` by all cores, and any number of rows by the share that a batch has
+    ``beside`` others.
 
     Args:
-        library: a file that AOTInductor made for this processor. The code in it is run.
+        file: that ``convert`` wrote; its weights lie beside it.
+        kind: of them.
+        precision: in which its layers compute.
+        cores: of the worker.
 
     Raises:
-        OSError: it is no library.
-        RuntimeError: it cannot be set up.
+        RuntimeError: OpenVINO does not take it.
     """
 
-    def __init__(self, library: Path) -> None:
-        functions = ctypes.CDLL(str(library))
-        self._name = library.name
-        self._run = functions.AOTInductorModelContainerRun
-        self._run.argtypes = [
-            c_void_p, POINTER(c_void_p), c_size_t, POINTER(c_void_p), c_size_t, c_void_p, c_void_p,
-        ]  # fmt: skip
-        create = functions.AOTInductorModelContainerCreateWithDevice
-        create.argtypes = [POINTER(c_void_p), c_size_t, c_char_p, c_char_p]
-        self._container = c_void_p()
-        self._check(create(byref(self._container), _AT_ONCE, b"cpu", None))
-        delete = functions.AOTInductorModelContainerDelete
-        delete.argtypes = [c_void_p]
-        weakref.finalize(self, delete, self._container)  # the library itself stays: code is small
+    def __init__(self, file: Path, kind: Kind, precision: Precision, cores: Cores) -> None:
+        core = openvino().Core()
+        model = core.read_model(file)
+        alone = kind == "alone"
+        if alone:
+            model.reshape([1, *model.input(0).partial_shape[1:]])
+        at_once = 1 if alone else cores.drivers
+        options = {
+            "NUM_STREAMS": at_once,
+            "INFERENCE_NUM_THREADS": cores.all if alone else at_once * cores.share,
+            "INFERENCE_PRECISION_HINT": _HINTS[precision],
+            "ENABLE_HYPER_THREADING": True,  # the operator counted the cores, not OpenVINO
+            "ENABLE_CPU_PINNING": False,  # others use them, too
+        }
+        self._compiled = core.compile_model(model, "CPU", options)
+        self._row = [size.get_length() for size in self._compiled.input(0).partial_shape[1:]]
+        self._most = 1 if alone else None
+        self._at_once = at_once
+        self._share = cores.all if alone else cores.share
+        self._requests: SimpleQueue[Any] = SimpleQueue()
+        for _ in range(at_once):
+            self._requests.put(self._compiled.create_infer_request())
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Of exactly the shape, type and layout that it was made for: nothing is checked."""
-        given = c_void_p(_address(_tensors.unsafe_alloc_void_ptr_from_tensor(x), None))
-        made = c_void_p()
-        with torch.no_grad():
-            failed = self._run(self._container, byref(given), 1, byref(made), 1, None, None)
-        self._check(failed)
-        # Not by the function for one tensor, which keeps it in memory for ever.
-        handles = [_capsule(made, None, None)]
-        result: Tensor = _tensors.alloc_tensors_by_stealing_from_void_ptrs(handles)[0]
-        return result
+        """[N, 3, H, W], float32 and channels last → the trunk's value, in float32.
 
-    def _check(self, failed: int) -> None:
-        if failed:
-            raise RuntimeError(f"{self._name} failed; the lines before this one say at what")
+        Where the thread that calls may use more cores than a share, rows are dealt out to several.
+        """
+        return self._run(x, parts=max(1, torch.get_num_threads() // self._share))
+
+    def warm_up(self, max_rows: int) -> None:
+        """Run batches of every size, from one row on, until a second is over.
+
+        A size that is new to it costs a light network four times its usual milliseconds, which a
+        request would wait for; a heavy one, nothing to speak of. Each is followed by a pause:
+        others want the cores, too.
+
+        Args:
+            max_rows: of its largest batch.
+        """
+        left = _WARM_S
+        for rows in range(1, (self._most or max_rows) + 1):
+            for _ in range(self._at_once):  # each of them prepares for itself
+                began = time.monotonic()
+                self._run(torch.zeros(rows, *self._row).permute(0, 3, 1, 2), parts=1)
+                took = time.monotonic() - began
+                left -= took
+                time.sleep(took)
+            if left < 0:
+                break
+
+    def _run(self, x: Tensor, parts: int) -> Tensor:
+        with self._taken(min(parts, len(x))) as requests:
+            pictures = x.permute(0, 2, 3, 1).chunk(len(requests))
+            for request, rows in zip(requests, pictures, strict=False):
+                request.start_async({0: openvino().Tensor(rows.numpy(), shared_memory=True)})
+            values = [_value(request) for request, _ in zip(requests, pictures, strict=False)]
+        value = values[0] if len(values) == 1 else torch.cat(values)
+        return value.permute(0, 3, 1, 2) if value.ndim == _MAP_NDIM else value
+
+    @contextmanager
+    def _taken(self, most: int) -> Iterator[list[Any]]:
+        """One request when there is one, and more where nobody has them now."""
+        requests = [self._requests.get()]
+        try:
+            with suppress(Empty):
+                while len(requests) < most:
+                    requests.append(self._requests.get_nowait())
+            yield requests
+        except Exception:
+            # One may still compute: it is let go, not handed to the next batch.
+            requests = [self._compiled.create_infer_request() for _ in requests]
+            raise
+        finally:
+            for request in requests:
+                self._requests.put(request)
+
+
+def _value(request: Any) -> Tensor:  # noqa: ANN401 - OpenVINO has no types
+    """Of a request that was started, once it is there."""
+    request.wait()
+    return torch.from_numpy(request.get_output_tensor(0).data).clone()
+
+
+def convert(trunk: nn.Module, x: Tensor, file: Path) -> None:
+    """Write a trunk as OpenVINO reads it, for any number of rows.
+
+    Args:
+        trunk: of PyTorch's own steps, in float32, its parameters frozen.
+        x: an input, [N, 3, H, W], channels last, of more than one row.
+        file: ``….xml``; the weights go beside it.
+
+    Raises:
+        Exception: whatever PyTorch's exporter or OpenVINO raises.
+    """
+    rows = torch.export.Dim("rows", min=1)
+    last = x.permute(0, 2, 3, 1)
+    with torch.no_grad():
+        exported = torch.export.export(_ChannelsLast(trunk), (last,), dynamic_shapes=({0: rows},))
+    model = openvino().convert_model(exported)
+    model.reshape([-1, *last.shape[1:]])
+    openvino().save_model(model, file, compress_to_fp16=False)
+
+
+class _ChannelsLast(nn.Module):
+    """A trunk between layouts that no step has to change."""
+
+    def __init__(self, trunk: nn.Module) -> None:
+        super().__init__()
+        self.trunk = trunk
+
+    def forward(self, x: Tensor) -> Tensor:
+        value: Tensor = self.trunk(x.permute(0, 3, 1, 2))
+        return value.permute(0, 2, 3, 1) if value.ndim == _MAP_NDIM else value
+
+
+@cache
+def openvino() -> Any:  # noqa: ANN401 - a module without types
+    """The library. It is imported when it is first needed, which takes a third of a second.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    # Its makers' counter of imports and conversions, which asks a server of Google's: without the
+    # package OpenVINO counts nothing.
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    import openvino as library
+
+    return library
+
+
+def openvino_version() -> str:
+    """Of the library."""
+    return str(openvino().get_version())

@@ -149,7 +149,7 @@ class Registry:
             return self._manifests[name]
 
     def note(self, model: Model, compiled: CompileInfo) -> None:
-        """Tell whether a model's trunk is machine code."""
+        """Tell what has become of compiling a model's trunk."""
         with self._lock:
             model.info = model.info.model_copy(update={"compile": compiled})
             if self._ready.get(model.info.name) is model:

@@ -4,21 +4,12 @@ import os
 import signal
 import sys
 from pathlib import Path
-from threading import Thread, get_native_id
+from threading import Thread
 
 from app.engine.control import BlockingControl
 
 _LOWEST = 19  # priority
 _FIRST_TO_END = "1000"  # where memory is short
-
-
-def thread_gives_way() -> None:
-    """Let this thread, and those that torch gives it, give way to all others.
-
-    For good: call it in a thread that ends with its work (``device.apart``).
-    """
-    if sys.platform == "linux":  # elsewhere a priority is all of the process's
-        os.setpriority(os.PRIO_PROCESS, get_native_id(), _LOWEST)
 
 
 def process_gives_way() -> None:

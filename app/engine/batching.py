@@ -44,17 +44,19 @@ class Entry:
         return job.model, job.version, job.layers, job.needs
 
 
-@dataclass(eq=False, frozen=True, slots=True)
+@dataclass(eq=False, slots=True)
 class Batch:
     """Fast rows that run together, or one slow job that takes a step.
 
-    ``cores``: that it may use; ``driver``: whose it is; ``contested``: fast and slow work waited.
+    ``cores``: that it may use; ``driver``: whose it is; ``contested``: fast and slow work waited;
+    ``seconds``: what it has taken of the device.
     """
 
     entries: list[Entry]
     cores: int
     driver: object
     contested: bool
+    seconds: float = 0.0
 
 
 class BatchQueue:
@@ -76,6 +78,7 @@ class BatchQueue:
         self._fast: deque[Entry] = deque()
         self._slow: deque[Entry] = deque()
         self._batches: list[Batch] = []  # in progress
+        self._counted_s = 0.0  # of the device's clock, up to which batches have their part
         self._drivers: list[object] = []  # in the order they came
         self._turns: dict[str, int] = {}  # when each model last had a fast batch
         self._turn = 0
@@ -129,9 +132,8 @@ class BatchQueue:
             self._drivers.append(driver)
         try:
             while batch := self._next(driver):
-                started = self._sharing.clock()
                 yield batch
-                self._end(batch, self._sharing.clock() - started)
+                self._end(batch)
         finally:
             with self._change():
                 self._drivers.remove(driver)
@@ -220,19 +222,33 @@ class BatchQueue:
         live = [entry for entry in taken if entry.job.deadline > now]
         batch = Batch(live, portion.cores, driver, contested)
         if live:
+            self._count()
             self._batches.append(batch)
             self._changed.notify_all()  # now another driver is the first of the idle ones
         return batch, [entry for entry in taken if entry not in live]
 
-    def _end(self, batch: Batch, seconds: float) -> None:
-        job, core_seconds = batch.entries[0].job, seconds * batch.cores
+    def _end(self, batch: Batch) -> None:
+        job = batch.entries[0].job
         with self._change():
+            self._count()
             self._batches.remove(batch)
             if batch.contested:
-                self._account(core_seconds, slow=job.slow)
+                self._account(batch.seconds, slow=job.slow)
             if not job.slow:
                 more = bool(self._batches or len(self))
-                self._sharing.learn(job.model, len(batch.entries), core_seconds, more=more)
+                self._sharing.learn(job.model, len(batch.entries), batch.seconds, more=more)
+
+    def _count(self) -> None:
+        """Give each batch in progress its part of what they took since the last one began or ended.
+
+        By the cores that it may use: who computes for whom, in threads of several libraries, the
+        system does not tell.
+        """
+        now = self._sharing.clock()
+        spent, self._counted_s = now - self._counted_s, now
+        cores = sum(batch.cores for batch in self._batches)
+        for batch in self._batches:
+            batch.seconds += spent * batch.cores / cores
 
     def _account(self, seconds: float, *, slow: bool) -> None:
         earned = -seconds if slow else seconds * _SLOW_SHARE / (1 - _SLOW_SHARE)

@@ -1,11 +1,10 @@
-"""Machine code for the models that a worker serves: made beside the service, taken when it is good.
+"""Compiles the models that a worker serves, beside the service; what is good is taken.
 
 A model serves from its first moment on. A child that gives way to everything else compiles its
 trunk meanwhile (``backbones/compiling.py``); what it makes is kept, and found at the next start.
 """
 
 import logging
-import os
 import signal
 import socket
 import subprocess
@@ -21,9 +20,10 @@ from weakref import WeakSet
 from app.backbones.builds import Build, building, find, keep, place_of
 from app.backbones.manifest import Manifest
 from app.backbones.memory import check_compiles
+from app.backbones.program import Cores, openvino
 from app.backbones.registry import Registry
 from app.engine.control import BlockingControl, Line
-from app.engine.environment import cxx
+from app.engine.environment import has_openvino
 from app.errors import CamserveError, ModelReplaced
 from app.types import CompileInfo, CompileState
 
@@ -45,14 +45,12 @@ class Child:
 
     Attributes:
         settings: as JSON has them.
-        threads: that a row alone has.
-        share: threads that a batch has beside others.
+        cores: of the worker.
         max_rows: of a batch.
     """
 
     settings: Line
-    threads: int
-    share: int
+    cores: Cores
     max_rows: int
 
     def __call__(self, manifest: Manifest, work: Path) -> Build:
@@ -69,8 +67,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env={**os.environ, **_places(work)},
-                process_group=0,  # it ends its compilers with itself
+                process_group=0,  # what it starts ends with it
             )
         control = BlockingControl(ours)
         control.send(
@@ -79,8 +76,8 @@ class Child:
                 "name": "compiler",
                 "settings": self.settings,
                 "manifest": {**manifest.model_dump(mode="json"), "path": str(manifest.path)},
-                "threads": self.threads,
-                "share": self.share,
+                "threads": self.cores.all,
+                "drivers": self.cores.drivers,
                 "max_rows": self.max_rows,
                 "folder": str(work / "made"),
             }
@@ -88,15 +85,6 @@ class Child:
         line = control.receive()
         control.close()
         return _build(line, process.wait(), work / "log")
-
-
-def _places(work: Path) -> dict[str, str]:
-    """Where torch and the C++ compiler write; and one of these at a time."""
-    return {
-        "TORCHINDUCTOR_CACHE_DIR": str(work / "torch"),
-        "TORCHINDUCTOR_COMPILE_THREADS": "1",
-        "TMPDIR": str(work),
-    }
 
 
 def _build(line: Line | None, status: int, output: Path) -> Build:
@@ -150,6 +138,8 @@ class Compiler:
                 self._wanted.put((model.info.name, str(model.info.version)))
 
     def _run(self) -> None:
+        if has_openvino():
+            openvino()  # now, while models are loaded: it would hold up whoever computes
         while True:
             name, version = self._wanted.get()
             try:
@@ -158,11 +148,11 @@ class Compiler:
                 log.info("%s has gone meanwhile", name)
             except Unable as exc:
                 self._note(name, version, "off", str(exc))
-            except OSError as exc:  # of the cache, or of a library in it
+            except OSError as exc:  # of the cache
                 self._note(name, version, "failed", f"{type(exc).__name__}: {exc}")
             except Exception as exc:
                 # Whatever is wrong with it, the model serves on as it is.
-                log.exception("%s cannot use machine code", name)
+                log.exception("%s cannot use what was compiled", name)
                 self._note(name, version, "failed", f"{type(exc).__name__}: {exc}")
 
     def _compile(self, name: str, version: str) -> None:
@@ -174,30 +164,30 @@ class Compiler:
                 self._note(name, version, "running", "compiles")
                 build = self._make(name, version, work)
                 keep(build, work / "made", place)
-            if build.libraries(place):
+            if build.kinds:
                 self._adopt(name, version, place, build)
         if build.error:
             self._note(name, version, "failed", build.error)
-        elif build.libraries(place):
+        elif build.kinds:
             self._note(name, version, "ready", str(build))
         else:
             self._note(name, version, "off", f"no faster: {build}")
 
     def _make(self, name: str, version: str, work: Path) -> Build:
-        if cxx() is None:
-            raise Unable("there is no C++ compiler to make it faster; see docs/performance.md")
+        if not has_openvino():
+            raise Unable("OpenVINO is not installed, which would make it faster")
         model = self._registry.get(name, version)
         try:
             check_compiles(model.module)
         except CamserveError as exc:
             raise Unable(exc.detail) from exc
         manifest = self._registry.manifest(name)
-        del model  # it may be replaced while this takes a minute
+        del model  # it may be replaced meanwhile
         (work / "made").mkdir()
         return self._child(manifest, work)
 
     def _note(self, name: str, version: str, state: CompileState, detail: str) -> None:
-        log.info("machine code of %s: %s, %s", name, state, detail)
+        log.info("the programs of %s: %s, %s", name, state, detail)
         try:
             model = self._registry.get(name, version)
         except ModelReplaced:

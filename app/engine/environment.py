@@ -7,8 +7,7 @@ twentieth of its time. So freed memory is kept: in a worker all of it, until a m
 """
 
 import os
-import shutil
-import sys
+from importlib.util import find_spec
 
 _MB = 2**20
 _COMMON = {
@@ -42,7 +41,6 @@ def environment(role: str) -> dict[str, str]:
     return {**_COMMON, **_BY_ROLE[role], **os.environ}
 
 
-def cxx() -> str | None:
-    """The C++ compiler that torch would call; None: there is none."""
-    usual = "clang++" if sys.platform == "darwin" else "g++"
-    return shutil.which(os.environ.get("CXX") or usual)
+def has_openvino() -> bool:
+    """Whether it is installed; it is not imported."""
+    return find_spec("openvino") is not None

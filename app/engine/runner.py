@@ -9,10 +9,9 @@ import torch
 from app.backbones.builds import Build, trying
 from app.backbones.manifest import Manifest
 from app.backbones.model import Model
-from app.backbones.program import Program
+from app.backbones.program import Cores, Program
 from app.backbones.registry import Registry
 from app.backbones.tracing import GATE
-from app.engine.background import thread_gives_way
 from app.engine.batching import Outcome, SlowRun
 from app.engine.device import Device
 from app.engine.fast import run
@@ -74,22 +73,25 @@ class Runner:
         return error
 
     def adopt(self, name: str, version: str, place: Path, build: Build) -> None:
-        """Let a model use machine code: each program is loaded and checked before it serves.
+        """Let a model use what was compiled: each program is checked and warm before it serves.
 
-        It is done when nobody else would compute. No model may be loaded meanwhile: while one is
-        traced, no other can be run.
+        No model may be loaded meanwhile: while one is traced, no other can be run.
 
         Raises:
             ModelReplaced: it is gone.
             ModelCheckFailed: a program does not give the model's logits.
             RuntimeError: one cannot be set up, or a worker has died of that.
         """
-        thread_gives_way()
         model = self._registry.get(name, version)
+        sharing = self.device.sharing(self._max_batch_size)
         self.device.use_cores()
+        cores = Cores(torch.get_num_threads(), sharing.drivers)
         with trying(place):
-            libraries = build.libraries(place)
-            model.use({batch: Program(library) for batch, library in libraries.items()})
+            file = place / build.FILE
+            programs = {kind: Program(file, kind, model.precision, cores) for kind in build.kinds}
+            for program in programs.values():
+                program.warm_up(sharing.max_rows)
+            model.use(programs, cores)
 
     def catalogue(self) -> Catalogue:
         """What is served now."""

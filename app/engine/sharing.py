@@ -10,7 +10,7 @@ _GPU_DRIVERS = 3  # one batch computes; the next one's pictures come, and the la
 _MAX_CPU_DRIVERS = 4  # each keeps threads of its own for all cores
 _WORTH_S = 0.02  # of a core's time: less than that waits for company while something else runs
 _ENOUGH_S = 0.04  # of each of its cores: a batch of more rows is no cheaper, and they wait longer
-_FEW = 4  # rows for a core, where each could have as many: what a batch costs beside them is shared
+_FEW = 2  # rows for a core, where each could have as many: what a batch costs beside them is shared
 _UNKNOWN_S = 1.0  # of a core, for a row of a model that has not run yet: heavy
 _CROWDED = 0.5  # of the last batches: others ran or waited at their end
 _LATELY = 0.2  # weight of the last batch in what is known of them
@@ -31,7 +31,8 @@ class Sharing(Protocol):
         drivers: batches that are worth having in progress at once.
         max_rows: in a batch.
         patience_s: the longest that ``portion`` lets a row wait for company while something runs.
-        clock: tells what a batch takes of the device, in seconds; of the thread that asks.
+        clock: tells what all batches together have taken of the device until now, in seconds of it
+            or of its cores.
     """
 
     drivers: int
@@ -54,13 +55,13 @@ class Sharing(Protocol):
             None: nothing for now.
         """
 
-    def learn(self, model: str, rows: int, core_seconds: float, *, more: bool) -> None:
+    def learn(self, model: str, rows: int, seconds: float, *, more: bool) -> None:
         """Note what a batch of fast rows took.
 
         Args:
             model: of its rows.
             rows: how many.
-            core_seconds: of the device.
+            seconds: by the clock.
             more: whether others ran or waited at its end.
         """
 
@@ -82,7 +83,7 @@ class WholeDevice:
         del model, waited_s, running
         return Portion(min(waiting, self.max_rows), 1)
 
-    def learn(self, model: str, rows: int, core_seconds: float, *, more: bool) -> None:
+    def learn(self, model: str, rows: int, seconds: float, *, more: bool) -> None:
         """Nothing depends on it."""
 
 
@@ -103,7 +104,7 @@ class SharedCores:
     """
 
     patience_s = _WORTH_S
-    clock = staticmethod(time.thread_time)  # what else runs on the core is not the batch's
+    clock = staticmethod(time.process_time)  # what else runs on the cores is not the batches'
 
     def __init__(self, max_rows: int, cores: int) -> None:
         self.drivers = min(cores, max_rows, _MAX_CPU_DRIVERS)
@@ -134,8 +135,8 @@ class SharedCores:
         enough = cores * max(few, ceil(_ENOUGH_S / row_s))
         return Portion(min(ceil(waiting / parts), self.max_rows, enough), cores)
 
-    def learn(self, model: str, rows: int, core_seconds: float, *, more: bool) -> None:
+    def learn(self, model: str, rows: int, seconds: float, *, more: bool) -> None:
         """The next rows of this model will cost about as much, and have as much company."""
         self._crowd += _LATELY * (more - self._crowd)
-        row_s = core_seconds / rows
+        row_s = seconds / rows
         self._row_s[model] = (1 - _LATELY) * self._row_s.get(model, row_s) + _LATELY * row_s

@@ -1,26 +1,31 @@
 """What the model alone could do on this machine, without HTTP.
 
-Run as: python -m benchmark.engine MODEL. camserve's own float32 trunk and head, and torchvision's
-model as it comes, both on batches of eight that lie in memory; and the eight dealt out, a core for
-each part, as a busy worker does it. In alternating turns, the median of each. One line of JSON.
+Run as: python -m benchmark.engine MODEL. camserve's compiled float32 trunk and its head, alone and
+with Grad-CAM, and torchvision's model as it comes, all on eight pictures that lie in memory:
+camserve's are dealt out, a core for each part, as a busy worker does it. Then one picture by all
+cores. In alternating turns, the median of each. One line of JSON.
 """
 
 import json
 import os
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 from torchvision import models
 
 from app.backbones.manifest import find_manifest
 from app.backbones.model import Model
+from app.backbones.program import Cores, Program, convert
 from app.engine.fast import run
 from app.types import Job, Pixels
 from benchmark.places import MODELS
@@ -33,9 +38,10 @@ _MIN_TURNS = 5
 
 def engine_rates(name: str, seconds: float = _SECONDS) -> dict[str, float]:
     """Pictures a second."""
-    cores = os.cpu_count() or 1
-    torch.set_num_threads(cores)
+    cores = Cores(all=os.cpu_count() or 1, drivers=min(os.cpu_count() or 1, ROWS))
+    torch.set_num_threads(cores.all)
     model = Model(find_manifest(MODELS, name), torch.device("cpu"))
+    use_programs(model, cores)
     module = models.get_model(name, weights=None)
     module.load_state_dict(load_file(MODELS / f"{name}.safetensors"))
     module.eval()
@@ -43,37 +49,58 @@ def engine_rates(name: str, seconds: float = _SECONDS) -> dict[str, float]:
     pixels = list(rng.integers(0, 256, (ROWS, 224, 224, 3), np.uint8))
     x = model.inputs(pixels)
     plain = x.contiguous()
-    cut = model.cut()
     jobs = [_job(p) for p in pixels]
-    parts = [jobs[core::cores] for core in range(min(cores, ROWS))]
-    drivers = ThreadPoolExecutor(cores, initializer=lambda: torch.set_num_threads(1))
+    drivers = ThreadPoolExecutor(
+        cores.drivers, initializer=partial(torch.set_num_threads, cores.share)
+    )
 
-    def dealt_out() -> None:
-        list(drivers.map(partial(run, model), parts))
-        torch.set_num_threads(cores)  # some of what it says holds for all threads
+    def dealt_out(function: Callable[[Any], object], rows: Sequence[Any] | Tensor) -> None:
+        parts = [rows[driver :: cores.drivers] for driver in range(cores.drivers)]
+        list(drivers.map(function, parts))
+        torch.set_num_threads(cores.all)  # some of what they say holds for all threads
 
+    forward, explain = partial(_forward, model), partial(run, model)
     return _rates(
         {
-            "camserve forward": lambda: cut.forward_head(cut.forward_features(x)),
-            "torchvision forward": lambda: module(plain),
-            "camserve predict + Grad-CAM": lambda: run(model, jobs),
-            "the same, dealt out": dealt_out,
+            "camserve forward": (ROWS, lambda: dealt_out(forward, x)),
+            "torchvision forward": (ROWS, lambda: module(plain)),
+            "camserve predict + Grad-CAM": (ROWS, lambda: dealt_out(explain, jobs)),
+            "forward of one picture": (1, lambda: forward(x[:1])),
+            "predict + Grad-CAM of one": (1, lambda: explain(jobs[:1])),
         },
         seconds,
     )
 
 
-def _rates(functions: dict[str, Callable[[], object]], seconds: float) -> dict[str, float]:
+def use_programs(model: Model, cores: Cores) -> None:
+    """Compile it, and let it use all of that."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "trunk.xml"
+        convert(model.portable_trunk(), model.example(2), file)
+        programs = {kind: Program(file, kind, model.precision, cores) for kind in cores.kinds}
+        model.use(programs, cores)
+
+
+@torch.no_grad()
+def _forward(model: Model, x: Tensor) -> None:
+    cut = model.cut()
+    cut.forward_head(cut.forward_features(x))
+
+
+def _rates(
+    functions: dict[str, tuple[int, Callable[[], object]]], seconds: float
+) -> dict[str, float]:
+    """By name: so many pictures, and what takes them."""
     times: dict[str, list[float]] = {name: [] for name in functions}
-    for function in functions.values():
+    for _, function in functions.values():
         _seconds(function)  # warm up
     deadline = time.perf_counter() + seconds
     turns = 0
     while turns < _MIN_TURNS or time.perf_counter() < deadline:
-        for name, function in functions.items():
+        for name, (_, function) in functions.items():
             times[name].append(_seconds(function))
         turns += 1
-    return {name: ROWS / median(found) for name, found in times.items()}
+    return {name: functions[name][0] / median(found) for name, found in times.items()}
 
 
 @torch.no_grad()

@@ -60,8 +60,8 @@ def _peers(peers: Mapping[str, Any]) -> list[str]:
 
 
 def _engine(rates: Mapping[str, float]) -> list[str]:
-    told = [f"{name} {rate:.1f}" for name, rate in rates.items()]
-    return [f"Without HTTP, batches of 8, pictures a second: {', '.join(told)}."] if told else []
+    told = ", ".join(f"{name} {rate:.1f}" for name, rate in rates.items())
+    return [f"Without HTTP, pictures a second, eight at once or one: {told}."] if told else []
 
 
 def _closed_tables(lines: Sequence[Line], engine: Mapping[str, float]) -> list[str]:

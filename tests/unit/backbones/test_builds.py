@@ -1,4 +1,4 @@
-"""Machine code is kept for exactly the model, machine and torch that it was made for."""
+"""What was compiled is kept for exactly the model, machine and libraries that it was made for."""
 
 import stat
 import subprocess
@@ -10,7 +10,6 @@ import torch
 
 from app.backbones import builds
 from app.backbones.builds import Build, Built, building, find, keep, place_of, trying
-from app.backbones.compiled import Batch
 
 
 @pytest.fixture(autouse=True)
@@ -21,8 +20,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 BUILD = Build(
     programs=(
-        Built(rows=1, several=True, gain=1.5, library="1-several.so"),
-        Built(rows=1, several=False, gain=1.01),
+        Built(kind="alone", gain=1.5, kept=True),
+        Built(kind="beside", gain=1.01, kept=False),
     )
 )
 
@@ -31,21 +30,21 @@ def make(place: Path, build: Build = BUILD) -> None:
     with building(place) as work:
         made = work / "made"
         made.mkdir()
-        (made / "1-several.so").write_bytes(b"code")
+        (made / Build.FILE).write_bytes(b"trunk")
         keep(build, made, place)
 
 
-def test_a_build_is_found_again_with_its_libraries() -> None:
+def test_a_build_is_found_again_with_its_trunk() -> None:
     place = place_of("sha256:1", "fp32", 2)
     assert find(place) is None
     make(place)
     found = find(place)
     assert found == BUILD
-    assert found.libraries(place) == {Batch(1, several=True): place / "1-several.so"}
-    assert (place / "1-several.so").read_bytes() == b"code"
+    assert found.kinds == ("alone",)
+    assert (place / Build.FILE).read_bytes() == b"trunk"
 
 
-def test_another_model_precision_machine_or_torch_has_another_place(
+def test_another_model_precision_machine_or_library_has_another_place(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     places = {
@@ -56,10 +55,12 @@ def test_another_model_precision_machine_or_torch_has_another_place(
     }
     monkeypatch.setattr(torch, "__version__", "9.9")
     places.add(place_of("sha256:1", "fp32", 2))
+    monkeypatch.setattr(builds, "openvino_version", lambda: "9.9")
+    places.add(place_of("sha256:1", "fp32", 2))
     (tmp_path / "cpuinfo").write_text("model name : another\nflags : mmx\n")
     monkeypatch.setattr(builds, "_CPUINFO", tmp_path / "cpuinfo")
     places.add(place_of("sha256:1", "fp32", 2))
-    assert len(places) == 6
+    assert len(places) == 7
 
 
 def test_a_processor_is_known_by_its_name_and_flags_not_by_its_clock(
@@ -76,7 +77,7 @@ def test_a_processor_is_known_by_its_name_and_flags_not_by_its_clock(
     assert len(found) == 2
 
 
-def test_a_cache_that_others_may_write_into_is_not_run(cache: Path) -> None:
+def test_a_cache_that_others_may_write_into_is_not_used(cache: Path) -> None:
     place = place_of("sha256:1", "fp32", 2)
     make(place)
     assert stat.S_IMODE(place.parent.stat().st_mode) == 0o700
@@ -101,8 +102,8 @@ def test_a_build_that_a_worker_died_of_is_not_tried_again() -> None:
     make(place)
     with trying(place):
         pass
-    with pytest.raises(ValueError, match="no library"), trying(place):
-        raise ValueError("no library")
+    with pytest.raises(ValueError, match="no trunk"), trying(place):
+        raise ValueError("no trunk")
     dies = "import os, sys; from pathlib import Path; from app.backbones.builds import trying\n"
     dies += "with trying(Path(sys.argv[1])): os.abort()"
     subprocess.run([sys.executable, "-c", dies, str(place)], check=False, timeout=60)

@@ -1,24 +1,29 @@
-"""Machine code takes the batches that it was made for; the trunk, all others."""
+"""A compiled program takes the batches that it was made for; the trunk, all others."""
 
-from collections.abc import Callable
-from itertools import product
+import gc
+import weakref
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from app.backbones.compiled import Batch, Compiled
+from app.backbones.compiled import Compiled
+from app.backbones.kit import Conv
 from app.backbones.model import Loading, Model
+from app.backbones.program import Cores, Kind
 from app.errors import ModelCheckFailed
 from tests.unit.conftest import make_manifest
 
 CPU = torch.device("cpu")
-SHAPE = torch.Size((3, 2, 2))
+FOUR = Cores(all=4, drivers=2)
 
 
-class Trunk(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x[:, :1] * 0
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
 
 
 def program(called: list[int]) -> Callable[[Tensor], Tensor]:
@@ -31,74 +36,46 @@ def program(called: list[int]) -> Callable[[Tensor], Tensor]:
 
 
 def pictures(rows: int) -> Tensor:
-    return torch.arange(1.0, rows * 12 + 1).view(rows, *SHAPE)
+    return torch.arange(1.0, rows * 12 + 1).view(rows, 3, 2, 2)
 
 
 @pytest.mark.parametrize(
-    ("rows", "parts"),
-    [(1, [1]), (2, [2]), (3, [2, 1]), (7, [4, 2, 1]), (8, [8]), (20, [8, 8, 4])],
+    ("cores", "kinds"),
+    [
+        (Cores(1, 1), ("beside",)),  # a row alone has no more than a share
+        (Cores(2, 2), ("alone", "beside")),
+        (Cores(2, 1), ("beside",)),
+        (Cores(16, 4), ("alone", "beside")),
+    ],
 )
-def test_a_batch_is_split_into_those_that_there_are_programs_for(
-    rows: int, parts: list[int]
+def test_there_is_a_program_for_a_row_alone_where_it_has_more_than_a_share(
+    cores: Cores, kinds: tuple[Kind, ...]
 ) -> None:
-    called: list[int] = []
-    programs = {
-        Batch(n, several): program(called) for n in (1, 2, 4, 8) for several in (False, True)
-    }
-    compiled = Compiled(Trunk(), SHAPE, programs)
+    assert cores.kinds == kinds
+
+
+@pytest.mark.parametrize(
+    ("rows", "cores", "kind"),
+    [(1, 4, "alone"), (1, 3, "beside"), (1, 2, "beside"), (2, 4, "beside"), (7, 1, "beside")],
+)
+def test_a_row_that_has_all_cores_has_a_program_of_its_own(
+    rows: int, cores: int, kind: Kind, threads: Callable[[int], None]
+) -> None:
+    called: dict[Kind, list[int]] = {"alone": [], "beside": []}
+    compiled = Compiled({k: program(c) for k, c in called.items()}, FOUR)
+    threads(cores)
     assert torch.equal(compiled(pictures(rows)), pictures(rows)[:, :1])
-    assert called == parts
+    assert called.pop(kind) == [rows]
+    assert called.popitem()[1] == []
 
 
-def test_a_batch_of_which_a_part_has_no_program_is_the_trunks() -> None:
-    called: list[int] = []
-    compiled = Compiled(Trunk(), SHAPE, {Batch(2): program(called)})
-    assert not compiled(pictures(3)).any()
-    assert called == []
-
-
-def test_a_row_alone_has_a_program_for_one_core_and_one_for_several() -> None:
-    one: list[int] = []
-    several: list[int] = []
-    compiled = Compiled(
-        Trunk(), SHAPE, {Batch(1): program(one), Batch(1, several=True): program(several)}
-    )
-    before = torch.get_num_threads()
-    try:
-        for cores in (1, 2, 2):
-            torch.set_num_threads(cores)
-            compiled(pictures(1))
-    finally:
-        torch.set_num_threads(before)
-    assert (one, several) == ([1], [1, 1])
-
-
-@pytest.mark.parametrize(
-    "x", [torch.ones(1, 3, 4, 4), torch.ones(1, *SHAPE, dtype=torch.float64), pictures(0)]
-)
-def test_what_no_program_was_made_for_is_the_trunks(x: Tensor) -> None:
-    called: list[int] = []
-    compiled = Compiled(Trunk(), SHAPE, {Batch(1, n): program(called) for n in (False, True)})
-    compiled(x)
-    assert called == []
-
-
-@pytest.mark.parametrize(
-    ("architecture", "precision"),
-    list(product(["resnet18", "mobilenet_v3_small", "vit_b_32"], ["fp32", "bf16"])),
-)
-def test_what_a_compiler_begins_with_computes_what_the_trunk_does(
-    architecture: str, precision: str
-) -> None:
-    model = Model(
-        make_manifest(architecture=architecture, preprocess={"resize": 224, "crop": 224}),
-        CPU,
-        Loading(precision=precision),  # type: ignore[arg-type]
-    )
+@pytest.mark.parametrize("architecture", ["resnet18", "mobilenet_v3_small", "vit_b_32"])
+def test_what_a_compiler_begins_with_is_the_trunk_in_pytorchs_own_steps(architecture: str) -> None:
+    manifest = make_manifest(architecture=architecture, preprocess={"resize": 224, "crop": 224})
+    model = Model(manifest, CPU)
     model.check_trunk("portable", model.portable_trunk(), rows=5)
-    steps = str(model.portable_trunk())
-    assert "BatchNorm" not in steps
-    assert "_ConvWeights" not in steps
+    assert not any(module.__module__.startswith("app.backbones.onednn")
+                   for module in model.portable_trunk().modules())  # fmt: skip
 
 
 def test_a_model_takes_programs_that_give_its_logits_from_the_next_batch_on() -> None:
@@ -111,10 +88,44 @@ def test_a_model_takes_programs_that_give_its_logits_from_the_next_batch_on() ->
         value: Tensor = trunk(x)
         return value
 
-    model.use({Batch(2): faster})
-    assert called == [2]  # checked before it serves
+    model.use({"beside": faster}, Cores(1, 1))
+    checked = list(called)
+    assert {1, 3} <= set(
+        checked
+    )  # before it serves, with a number of rows that nothing was made for
     model.cut().forward_features(model.example(2))
-    assert called == [2, 2]
+    assert called == [*checked, 2]
+
+
+def test_where_a_program_was_not_worth_it_the_trunk_goes_on(
+    threads: Callable[[int], None],
+) -> None:
+    model = Model(make_manifest(), CPU)
+    trunk = model.cut().forward_features
+    called: list[int] = []
+
+    def alone(x: Tensor) -> Tensor:
+        called.append(len(x))
+        value: Tensor = trunk(x)
+        return value
+
+    model.use({"alone": alone}, FOUR)
+    called.clear()
+    for cores in (1, 4):
+        threads(cores)
+        model.cut().forward_features(model.example(1))
+    assert called == [1]
+
+
+def test_a_trunk_that_programs_have_replaced_is_let_go_with_its_weights() -> None:
+    model = Model(make_manifest(), CPU)
+    fused = [m for m in model.cut().forward_features.modules() if isinstance(m, Conv)]
+    gone = [weakref.ref(conv.weights) for conv in fused]
+    del fused
+    model.use({"beside": model.portable_trunk()}, Cores(1, 1))
+    gc.collect()
+    assert gone
+    assert [ref() for ref in gone] == [None] * len(gone)
 
 
 @pytest.mark.parametrize("wrong", [lambda y: y + 1, lambda y: y * torch.nan])
@@ -124,7 +135,7 @@ def test_a_program_that_gives_other_logits_is_refused_and_the_model_stays_as_it_
     model = Model(make_manifest(), CPU)
     cut = model.cut()
     with pytest.raises(ModelCheckFailed, match="program"):
-        model.use({Batch(1): lambda x: wrong(cut.forward_features(x))})
+        model.use({"beside": lambda x: wrong(cut.forward_features(x))}, Cores(1, 1))
     assert model.cut() is cut
 
 

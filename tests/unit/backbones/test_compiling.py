@@ -1,6 +1,6 @@
-"""Which programs are made, and which are kept; a real compiler is in tests/e2e."""
+"""Which programs are made, and which are kept."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from app.backbones import compiling
-from app.backbones.compiling import Cores, compile_model, compile_trunk
+from app.backbones.compiling import compile_model, compile_trunk
 from app.backbones.model import DEFAULTS, Model
+from app.backbones.program import Cores, Kind
 from app.errors import ModelCheckFailed
+from app.types import Precision
 from tests.unit.conftest import make_manifest
 
 
@@ -21,63 +23,65 @@ def model() -> Iterator[Model]:
     torch.set_num_threads(before)
 
 
-def pretend(monkeypatch: pytest.MonkeyPatch, gains: list[float], error: float = 0.0) -> None:
+def pretend(
+    model: Model, monkeypatch: pytest.MonkeyPatch, gains: list[float], error: float = 0.0
+) -> None:
     """Programs that gain so much, one after the other, and err so much."""
 
-    def make(model: Model, x: Tensor, library: Path) -> object:
-        library.touch()
-        return lambda rows: model.cut().forward_features(rows) + error
+    def make(_file: Path, _kind: Kind, _precision: Precision, _cores: Cores) -> object:
+        trunk: Callable[[Tensor], Tensor] = model.cut().forward_features
+        return lambda rows: trunk(rows) + error
 
-    monkeypatch.setattr(compiling, "make_program", make)
+    monkeypatch.setattr(compiling, "Program", make)
+    monkeypatch.setattr(compiling, "convert", lambda _trunk, _x, file: file.touch())
     monkeypatch.setattr(compiling, "_gain", lambda *_: gains.pop(0))
 
 
 @pytest.mark.parametrize(
-    ("gains", "cores", "max_rows", "kept"),
+    ("gains", "cores", "max_rows", "found", "kept"),
     [
-        ([2.0, 1.5, 1.4, 1.3, 1.2], 2, 8, ["1-several.so", "1.so", "2.so", "4.so", "8.so"]),
-        ([1.02, 1.5, 1.4, 1.07], 2, 8, ["1.so", "2.so"]),  # ends at the first that gains nothing
-        ([1.5, 1.02], 2, 8, ["1-several.so"]),
-        ([1.5, 1.4], 1, 2, ["1.so", "2.so"]),  # one core has no row by several
-        ([1.02, 0.5], 2, 1, []),
+        ([2.0, 1.2, 1.1, 1.1, 1.0], 2, 8, [2.0, 1.098], ("alone", "beside")),
+        ([1.01, 1.5, 1.0], 2, 2, [1.01, 1.225], ("beside",)),
+        ([1.5, 1.2, 0.8], 2, 2, [1.5, 0.98], ("alone",)),  # it loses with several what it gains
+        ([1.5, 1.4, 1.3], 1, 4, [1.398], ("beside",)),  # one core: no row has several
+        ([1.01, 0.5], 2, 1, [1.01, 0.5], ()),
     ],
 )
-def test_only_what_is_faster_is_kept_from_one_row_on_until_nothing_is_gained(
+def test_only_what_is_faster_by_the_mean_of_its_sizes_is_kept(
     gains: list[float],
     cores: int,
     max_rows: int,
-    kept: list[str],
+    found: list[float],
+    kept: tuple[Kind, ...],
     model: Model,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    pretend(monkeypatch, left := list(gains))
-    build = compile_trunk(model, tmp_path, Cores(cores, 1), max_rows)
+    pretend(model, monkeypatch, left := list(gains))
+    build = compile_trunk(model, tmp_path, Cores(cores, cores), max_rows)
     assert left == []
-    assert [built.gain for built in build.programs] == gains
-    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(kept)
-    assert [path.name for path in build.libraries(tmp_path).values()] == kept
+    assert [built.gain for built in build.programs] == found
+    assert build.kinds == kept
 
 
 def test_a_program_that_gives_other_logits_is_never_compared_for_speed(
     model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pretend(monkeypatch, [], error=1.0)
+    pretend(model, monkeypatch, [], error=1.0)
     with pytest.raises(ModelCheckFailed, match="program"):
         compile_trunk(model, tmp_path, Cores(1, 1), 1)
 
 
-@pytest.mark.usefixtures("model")  # puts the number of threads back
 def test_whatever_a_compiler_raises_is_told_in_the_build(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("a long story\nno such register\n")
 
-    pretend(monkeypatch, [2.0])
+    pretend(model, monkeypatch, [2.0])
     build = compile_model(make_manifest(), DEFAULTS, tmp_path, Cores(1, 1), 1)
-    assert [built.library for built in build.programs] == ["1.so"]
-    monkeypatch.setattr(compiling, "make_program", fail)
+    assert build.kinds == ("beside",)
+    monkeypatch.setattr(compiling, "convert", fail)
     build = compile_model(make_manifest(), DEFAULTS, tmp_path, Cores(1, 1), 1)
     assert build.error == "RuntimeError: no such register"
-    assert not build.libraries(tmp_path)
+    assert not build.kinds

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.engine.batching import Batch, BatchQueue, Entry, Outcome
-from app.engine.sharing import SharedCores, WholeDevice
+from app.engine.sharing import Portion, SharedCores, WholeDevice
 from app.errors import DeadlineExceeded
 from app.types import Job
 from tests.server import wait_for
@@ -254,7 +254,7 @@ def test_a_batch_tells_whether_there_was_more_to_do_at_its_end() -> None:
     told: list[bool] = []
 
     class Listening(WholeDevice):
-        def learn(self, model: str, rows: int, core_seconds: float, *, more: bool) -> None:
+        def learn(self, model: str, rows: int, seconds: float, *, more: bool) -> None:
             told.append(more)
 
     queue = BatchQueue(Listening(max_rows=1))
@@ -362,6 +362,34 @@ def test_slow_work_keeps_a_tenth_of_the_time_beside_fast_work() -> None:
         if now > 60:
             break
     assert spent[True] / now == pytest.approx(0.1, abs=0.01)
+
+
+def test_batches_in_progress_at_once_share_the_time_by_their_cores() -> None:
+    now, learnt = 5.0, []
+
+    class Shares(WholeDevice):
+        clock = staticmethod(lambda: now)
+
+        def portion(self, *_: object, **_more: object) -> Portion:
+            return Portion(1, next(cores))
+
+        def learn(self, model: str, rows: int, seconds: float, *, more: bool) -> None:
+            learnt.append((model, seconds))
+
+    cores = iter([1, 3])
+    queue = BatchQueue(Shares(1))
+    for job_id, model in enumerate("ab"):
+        queue.put(make_entry(job_id, model=model))
+    first, second = queue.batches(), queue.batches()
+    next(first)
+    now += 1
+    next(second)
+    now += 4
+    queue.close()
+    assert list(first) == []
+    now += 7
+    assert list(second) == []
+    assert learnt == [("a", 1 + 1), ("b", 3 + 7)]
 
 
 def test_slow_work_alone_owes_nothing_to_fast_work_that_comes_later() -> None:

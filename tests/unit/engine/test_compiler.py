@@ -1,6 +1,5 @@
 """Whatever becomes of compiling a model, it serves, and says so."""
 
-import os
 import signal
 import socket
 import subprocess
@@ -14,24 +13,23 @@ import torch
 from app.backbones import memory
 from app.backbones.builds import Build, Built
 from app.backbones.manifest import Manifest
+from app.backbones.program import Cores
 from app.backbones.registry import Registry
 from app.engine import compiler as compiler_module
-from app.engine.background import thread_gives_way
 from app.engine.compiler import Child, Compiler, Unable, _build
-from app.engine.device import apart
 from app.errors import ModelCheckFailed
 from app.settings import Settings
 from app.types import CompileInfo
 from tests.unit.conftest import make_manifest
 
-FASTER = Build(programs=(Built(rows=1, several=False, gain=1.5, library="1.so"),))
-SLOWER = Build(programs=(Built(rows=1, several=False, gain=0.9),))
+FASTER = Build(programs=(Built(kind="beside", gain=1.5, kept=True),))
+SLOWER = Build(programs=(Built(kind="beside", gain=0.9, kept=False),))
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(compiler_module, "cxx", lambda: "g++")
+    monkeypatch.setattr(compiler_module, "has_openvino", lambda: True)
 
 
 class Work:
@@ -95,9 +93,9 @@ def test_a_model_that_gains_nothing_stays_as_it_is_and_is_not_compiled_again() -
 
 
 def test_what_cannot_be_compiled_is_told_and_not_tried_again() -> None:
-    work = Work(Build(error="CppCompileError: broken"))
+    work = Work(Build(error="OpConversionFailure: broken"))
     for _ in range(2):
-        assert work.serve() == CompileInfo(state="failed", detail="CppCompileError: broken")
+        assert work.serve() == CompileInfo(state="failed", detail="OpConversionFailure: broken")
     assert len(work.children) == 1
 
 
@@ -108,12 +106,12 @@ def test_a_child_that_was_killed_says_nothing_about_the_model() -> None:
     assert work.serve().state == "ready"
 
 
-def test_without_a_compiler_models_serve_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiler_module, "cxx", lambda: None)
+def test_without_openvino_models_serve_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiler_module, "has_openvino", lambda: False)
     work = Work(FASTER)
     info = work.serve()
     assert (info.state, work.children) == ("off", [])
-    assert "no C++ compiler" in info.detail
+    assert "OpenVINO is not installed" in info.detail
 
 
 def test_nothing_is_compiled_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +123,7 @@ def test_nothing_is_compiled_where_memory_is_short(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
-    "error", [ModelCheckFailed("program: differs"), OSError("no library"), RuntimeError("died")]
+    "error", [ModelCheckFailed("program: differs"), OSError("no such file"), RuntimeError("died")]
 )
 def test_programs_that_cannot_be_used_leave_the_model_as_it_is(error: Exception) -> None:
     info = Work(FASTER, adopted=error).serve()
@@ -172,7 +170,7 @@ def test_a_child_that_dies_of_a_model_is_its_verdict_and_a_killed_one_is_none(
 
 
 def test_the_child_of_a_model_that_cannot_be_built_says_why(tmp_path: Path) -> None:
-    child = Child(Settings().model_dump(mode="json"), threads=1, share=1, max_rows=1)
+    child = Child(Settings().model_dump(mode="json"), Cores(1, 1), max_rows=1)
     build = child(make_manifest(tmp_path, weights="there-is-none.pth", sha256="0" * 64), tmp_path)
     assert build.error
     assert "there-is-none.pth" in build.error
@@ -206,13 +204,3 @@ os.wait()
     assert child.stdout.read() == ""  # the pipe is closed: its own child has ended, too
     child.stdout.close()
     assert child.wait(60) == -signal.SIGKILL
-
-
-def test_a_thread_that_gives_way_leaves_the_others_as_they_are() -> None:
-    def priority() -> int:
-        thread_gives_way()
-        return os.getpriority(os.PRIO_PROCESS, 0)  # of the thread, on Linux
-
-    before = os.getpriority(os.PRIO_PROCESS, os.getpid())
-    assert apart(priority) == 19
-    assert os.getpriority(os.PRIO_PROCESS, os.getpid()) == before

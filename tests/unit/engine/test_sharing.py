@@ -65,7 +65,7 @@ def test_a_batch_is_no_larger_than_gains_anything() -> None:
     sharing.learn("middling", 1, 0.010, more=False)
     assert sharing.portion("middling", 64, 0, []) == Portion(8, 2)  # 40 ms of each core
     assert sharing.portion("middling", 64, 0, [5]) == Portion(4, 1)
-    assert sharing.portion("heavy", 64, 0, []) == Portion(8, 2)  # four rows for each core
+    assert sharing.portion("heavy", 64, 0, []) == Portion(4, 2)  # two rows for each core
     assert sharing.portion("heavy", 64, 0, [5]) == Portion(4, 1)
 
 
@@ -73,7 +73,7 @@ def test_rows_of_a_heavy_model_go_one_by_one_unless_there_are_several_for_each_c
     sharing = SharedCores(max_rows=16, cores=2)
     sharing.learn("heavy", 1, 0.08, more=True)
     found = [sharing.portion("heavy", waiting, 0, [1]) for waiting in (1, 2, 3, 4, 9)]
-    assert found == [Portion(rows, 1) for rows in (1, 1, 1, 2, 4)]
+    assert found == [Portion(rows, 1) for rows in (1, 1, 1, 2, 2)]
     many = SharedCores(max_rows=64, cores=8)
     assert many.portion("heavy", 15, 0, [2, 2, 2]) == Portion(2, 2)
     assert many.portion("heavy", 16, 0, [2, 2, 2]) == Portion(4, 2)
