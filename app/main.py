@@ -268,11 +268,11 @@ def make_compiler(
     from app.backbones.program import Cores
     from app.engine.compiler import Child, Compiler
 
-    if settings.compile == "off":
+    if settings.compile == "off" or registry.device.type != "cpu":
         return None
     cores = Cores(threads, sharing.drivers)
     child = Child(settings.model_dump(mode="json"), cores, sharing.max_rows)
-    compiler = Compiler(registry, child, threads, adopt, on_change)
+    compiler = Compiler(registry, child, cores, sharing.max_rows, adopt, on_change)
     compiler.start()
     return compiler
 

@@ -67,7 +67,7 @@ class LayerInfo(Frozen):
 
 
 class CompileInfo(Frozen):
-    """Whether compiled programs compute a model's trunk: which batches, or why none.
+    """Whether compiled programs compute a model's trunk, and what each gains; or why none does.
 
     A model serves in any of these states.
     """

@@ -24,13 +24,12 @@ import torch
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
-from benchmark.engine import use_programs  # noqa: E402
+from benchmark.engine import cores_of_worker, use_programs  # noqa: E402
 from benchmark.places import MODELS  # noqa: E402
 from benchmark.weights import NAMES, make_models  # noqa: E402
 
 from app.backbones.manifest import find_manifest  # noqa: E402 - from the folders above
 from app.backbones.model import Loading, Model  # noqa: E402
-from app.backbones.program import Cores  # noqa: E402
 from app.engine.environment import environment  # noqa: E402
 from app.engine.fast import run  # noqa: E402
 from app.types import Job  # noqa: E402
@@ -56,7 +55,7 @@ def main() -> None:
         loaded = loading.submit(load, arguments.model, Loading(precision=arguments.precision))
     model = loaded.result()
     if not arguments.fused:
-        use_programs(model, Cores(CORES, CORES))
+        use_programs(model, cores_of_worker())
     with ThreadPoolExecutor(CORES, initializer=partial(torch.set_num_threads, 1)) as drivers:
         for turn in range(arguments.turns + 1):
             for number in rows:

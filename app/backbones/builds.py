@@ -17,7 +17,7 @@ import torch.hub
 
 import app
 from app.backbones.alone import alone
-from app.backbones.program import Kind, openvino_version
+from app.backbones.program import Cores, Kind, openvino_version
 from app.types import Frozen
 
 _FORMAT = 2
@@ -54,16 +54,17 @@ class Build(Frozen):
         return tuple(built.kind for built in self.programs if built.kept)
 
 
-def place_of(version: str, precision: str, cores: int) -> Path:
+def place_of(version: str, precision: str, cores: Cores, max_rows: int) -> Path:
     """Where the build of a model is kept: of these weights, for this machine and libraries.
 
     Args:
         version: of its manifest and weights.
         precision: of the trunk.
         cores: of the worker.
+        max_rows: of its largest batch.
     """
     libraries = (app.__version__, torch.__version__, openvino_version())
-    parts = (_FORMAT, *libraries, version, precision, cores, _processor())
+    parts = (_FORMAT, *libraries, version, precision, cores, max_rows, _processor())
     key = hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:32]
     return Path(torch.hub.get_dir()) / "compiled" / key
 

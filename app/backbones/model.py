@@ -177,9 +177,12 @@ class Model:
 
     @property
     def can_compile(self) -> bool:
-        """Whether there is a trunk that a compiler could make faster than it is."""
-        traced = isinstance(self._cutter, Cutter)
-        return traced and self.device.type == "cpu" and not self.follows_weights
+        """Whether there is a trunk that a compiler could make faster than it is.
+
+        In a type that the processor does not have OpenVINO would compute in another one.
+        """
+        traced = isinstance(self._cutter, Cutter) and not self.follows_weights
+        return traced and self.device.type == "cpu" and computes_in(_DTYPES[self.precision])
 
     def portable_trunk(self) -> nn.Module:
         """That of its own cut, in float32, of PyTorch's own steps: what a compiler begins with."""

@@ -44,7 +44,7 @@ class Cores:
 
     def kind(self, rows: int, threads: int) -> Kind:
         """Which program computes so many rows by so many cores."""
-        return "alone" if rows == 1 and self.share < threads == self.all else "beside"
+        return "alone" if rows == 1 and threads > self.share else "beside"
 
 
 class Program:

@@ -102,7 +102,8 @@ class Compiler:
     Args:
         registry: the worker's models.
         child: compiles one.
-        threads: of the worker.
+        cores: of the worker.
+        max_rows: of a batch.
         adopt: lets a model of that name and version use a build.
         on_change: called whenever a model's ``compile`` changes.
     """
@@ -111,13 +112,15 @@ class Compiler:
         self,
         registry: Registry,
         child: Callable[[Manifest, Path], Build],
-        threads: int,
+        cores: Cores,
+        max_rows: int,
         adopt: Adopt,
         on_change: Callable[[], None],
     ) -> None:
         self._registry = registry
         self._child = child
-        self._threads = threads
+        self._cores = cores
+        self._max_rows = max_rows
         self._adopt = adopt
         self._on_change = on_change
         self._known: WeakSet[Model] = WeakSet()
@@ -138,8 +141,7 @@ class Compiler:
                 self._wanted.put((model.info.name, str(model.info.version)))
 
     def _run(self) -> None:
-        if has_openvino():
-            openvino()  # now, while models are loaded: it would hold up whoever computes
+        self._import()
         while True:
             name, version = self._wanted.get()
             try:
@@ -155,9 +157,19 @@ class Compiler:
                 log.exception("%s cannot use what was compiled", name)
                 self._note(name, version, "failed", f"{type(exc).__name__}: {exc}")
 
+    def _import(self) -> None:
+        """Now, while models are loaded: later it would hold up whoever computes."""
+        if has_openvino():
+            try:
+                openvino()
+            except Exception:
+                log.exception("OpenVINO is installed, and cannot be used")  # each model tells it
+
     def _compile(self, name: str, version: str) -> None:
+        if not has_openvino():
+            raise Unable("OpenVINO is not installed, which would make it faster")
         precision = self._registry.get(name, version).precision
-        place = place_of(version, precision, self._threads)
+        place = place_of(version, precision, self._cores, self._max_rows)
         with building(place) as work:
             build = find(place)
             if build is None:
@@ -174,14 +186,14 @@ class Compiler:
             self._note(name, version, "off", f"no faster: {build}")
 
     def _make(self, name: str, version: str, work: Path) -> Build:
-        if not has_openvino():
-            raise Unable("OpenVINO is not installed, which would make it faster")
         model = self._registry.get(name, version)
         try:
             check_compiles(model.module)
         except CamserveError as exc:
             raise Unable(exc.detail) from exc
         manifest = self._registry.manifest(name)
+        if manifest.version() != version:  # of a model that is being loaded in its place
+            raise ModelReplaced(f"Another version of {name!r} is loaded.")
         del model  # it may be replaced meanwhile
         (work / "made").mkdir()
         return self._child(manifest, work)

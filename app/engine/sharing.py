@@ -32,7 +32,8 @@ class Sharing(Protocol):
         max_rows: in a batch.
         patience_s: the longest that ``portion`` lets a row wait for company while something runs.
         clock: tells what all batches together have taken of the device until now, in seconds of it
-            or of its cores.
+            or of its cores. On a processor a model that is being loaded counts, too; batches forget
+            that in a while.
     """
 
     drivers: int

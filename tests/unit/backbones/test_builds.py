@@ -10,6 +10,7 @@ import torch
 
 from app.backbones import builds
 from app.backbones.builds import Build, Built, building, find, keep, place_of, trying
+from app.backbones.program import Cores
 
 
 @pytest.fixture(autouse=True)
@@ -18,6 +19,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+TWO = Cores(2, 2)
 BUILD = Build(
     programs=(
         Built(kind="alone", gain=1.5, kept=True),
@@ -35,7 +37,7 @@ def make(place: Path, build: Build = BUILD) -> None:
 
 
 def test_a_build_is_found_again_with_its_trunk() -> None:
-    place = place_of("sha256:1", "fp32", 2)
+    place = place_of("sha256:1", "fp32", TWO, 8)
     assert find(place) is None
     make(place)
     found = find(place)
@@ -48,19 +50,21 @@ def test_another_model_precision_machine_or_library_has_another_place(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     places = {
-        place_of("sha256:1", "fp32", 2),
-        place_of("sha256:2", "fp32", 2),
-        place_of("sha256:1", "bf16", 2),
-        place_of("sha256:1", "fp32", 4),
+        place_of("sha256:1", "fp32", TWO, 8),
+        place_of("sha256:2", "fp32", TWO, 8),
+        place_of("sha256:1", "bf16", TWO, 8),
+        place_of("sha256:1", "fp32", Cores(2, 1), 8),
+        place_of("sha256:1", "fp32", Cores(4, 2), 8),
+        place_of("sha256:1", "fp32", TWO, 1),
     }
     monkeypatch.setattr(torch, "__version__", "9.9")
-    places.add(place_of("sha256:1", "fp32", 2))
+    places.add(place_of("sha256:1", "fp32", TWO, 8))
     monkeypatch.setattr(builds, "openvino_version", lambda: "9.9")
-    places.add(place_of("sha256:1", "fp32", 2))
+    places.add(place_of("sha256:1", "fp32", TWO, 8))
     (tmp_path / "cpuinfo").write_text("model name : another\nflags : mmx\n")
     monkeypatch.setattr(builds, "_CPUINFO", tmp_path / "cpuinfo")
-    places.add(place_of("sha256:1", "fp32", 2))
-    assert len(places) == 7
+    places.add(place_of("sha256:1", "fp32", TWO, 8))
+    assert len(places) == 9
 
 
 def test_a_processor_is_known_by_its_name_and_flags_not_by_its_clock(
@@ -71,14 +75,14 @@ def test_a_processor_is_known_by_its_name_and_flags_not_by_its_clock(
     found = set()
     for clock in ("2000", "3000"):
         file.write_text(f"model name\t: one\ncpu MHz\t\t: {clock}\nflags\t\t: mmx\n")
-        found.add(place_of("sha256:1", "fp32", 2))
+        found.add(place_of("sha256:1", "fp32", TWO, 8))
     file.unlink()
-    found.add(place_of("sha256:1", "fp32", 2))  # a system without such a file
+    found.add(place_of("sha256:1", "fp32", TWO, 8))  # a system without such a file
     assert len(found) == 2
 
 
 def test_a_cache_that_others_may_write_into_is_not_used(cache: Path) -> None:
-    place = place_of("sha256:1", "fp32", 2)
+    place = place_of("sha256:1", "fp32", TWO, 8)
     make(place)
     assert stat.S_IMODE(place.parent.stat().st_mode) == 0o700
     place.parent.chmod(0o777)
@@ -87,7 +91,7 @@ def test_a_cache_that_others_may_write_into_is_not_used(cache: Path) -> None:
 
 
 def test_what_a_killed_process_left_in_the_works_is_cleared_away() -> None:
-    place = place_of("sha256:1", "fp32", 2)
+    place = place_of("sha256:1", "fp32", TWO, 8)
     with building(place) as work:
         pass
     work.mkdir()
@@ -98,7 +102,7 @@ def test_what_a_killed_process_left_in_the_works_is_cleared_away() -> None:
 
 
 def test_a_build_that_a_worker_died_of_is_not_tried_again() -> None:
-    place = place_of("sha256:1", "fp32", 2)
+    place = place_of("sha256:1", "fp32", TWO, 8)
     make(place)
     with trying(place):
         pass
@@ -112,7 +116,7 @@ def test_a_build_that_a_worker_died_of_is_not_tried_again() -> None:
 
 
 def test_a_worker_that_is_told_to_end_meanwhile_is_no_death() -> None:
-    place = place_of("sha256:1", "fp32", 2)
+    place = place_of("sha256:1", "fp32", TWO, 8)
     make(place)
     ends = "import sys; from pathlib import Path; from app.backbones.builds import trying\n"
     ends += "trying(Path(sys.argv[1])).__enter__()"  # a daemon thread's, at the end of its process

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from app.backbones import model as model_module
 from app.backbones.compiled import Compiled
 from app.backbones.kit import Conv
 from app.backbones.model import Loading, Model
@@ -56,9 +57,9 @@ def test_there_is_a_program_for_a_row_alone_where_it_has_more_than_a_share(
 
 @pytest.mark.parametrize(
     ("rows", "cores", "kind"),
-    [(1, 4, "alone"), (1, 3, "beside"), (1, 2, "beside"), (2, 4, "beside"), (7, 1, "beside")],
+    [(1, 4, "alone"), (1, 3, "alone"), (1, 2, "beside"), (2, 4, "beside"), (7, 1, "beside")],
 )
-def test_a_row_that_has_all_cores_has_a_program_of_its_own(
+def test_a_row_that_has_more_than_its_share_has_a_program_of_its_own(
     rows: int, cores: int, kind: Kind, threads: Callable[[int], None]
 ) -> None:
     called: dict[Kind, list[int]] = {"alone": [], "beside": []}
@@ -139,6 +140,12 @@ def test_a_program_that_gives_other_logits_is_refused_and_the_model_stays_as_it_
     assert model.cut() is cut
 
 
-def test_models_that_nothing_could_be_gained_for_are_not_compiled() -> None:
+def test_models_that_nothing_could_be_gained_for_are_not_compiled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert Model(make_manifest(), CPU).can_compile
     assert not Model(make_manifest(), CPU, Loading(fused=False)).can_compile  # weights may change
+    lowered = Model(make_manifest(), CPU, Loading(precision="bf16"))
+    for able in (True, False):
+        monkeypatch.setattr(model_module, "computes_in", lambda _dtype, able=able: able)
+        assert lowered.can_compile == able

@@ -5,13 +5,15 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from app.backbones import program as program_module
 from app.backbones.model import Model
-from app.backbones.program import Cores, Kind, Program
+from app.backbones.program import Cores, Kind, Program, openvino
 from tests.server import ROOT
 from tests.unit.conftest import make_manifest
 
@@ -22,6 +24,7 @@ CORES = Cores(all=2, drivers=2)
 CONVERT = """
 import sys
 from pathlib import Path
+from unittest import mock
 import torch
 from app.backbones.model import Model
 from app.backbones.program import convert
@@ -103,9 +106,11 @@ def test_rows_are_dealt_out_where_a_thread_has_several_shares(
         torch.set_num_threads(1)
         whole = program(x)
         torch.set_num_threads(4)
+        with mock.patch.object(openvino(), "Tensor", wraps=openvino().Tensor) as given:
+            found = [program(x)]
+        assert given.call_count == {1: 1, 2: 2, 3: 3, 5: 3, 8: 4}[rows]
         with ThreadPoolExecutor(3) as threads:  # each of them would like to have all four
-            found = list(threads.map(program, [x] * 30))
-        found.append(program(x))
+            found += threads.map(program, [x] * 30)
     finally:
         torch.set_num_threads(before)
     assert all(torch.allclose(value, whole, rtol=1e-5, atol=1e-6) for value in found)
@@ -119,11 +124,26 @@ def test_a_value_is_not_overwritten_by_the_next_batch(model: Model, file: Path) 
     assert torch.equal(first, kept)
 
 
-def test_a_program_that_failed_once_goes_on(model: Model, file: Path) -> None:
-    program = Program(file, "alone", "fp32", CORES)
-    with pytest.raises(RuntimeError):
-        program(torch.zeros(1, 3, 7, 7).contiguous(memory_format=torch.channels_last))
-    assert program(model.example(1)).isfinite().all()
+def test_a_program_that_failed_once_goes_on_with_other_requests(
+    model: Model, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = Program(file, "beside", "fp32", CORES)
+    x = model.example(2)
+
+    def fail(request: object) -> Tensor:
+        failed.append(request)
+        raise MemoryError
+
+    failed: list[object] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(program_module, "_value", fail)
+        with pytest.raises(MemoryError):
+            program(x)
+    left = [program._requests.get() for _ in range(CORES.drivers)]
+    assert not any(request is one for request in failed for one in left)
+    for request in left:
+        program._requests.put(request)
+    torch.testing.assert_close(program(x), model.cut().forward_features(x), rtol=1e-4, atol=1e-5)
 
 
 def test_a_program_keeps_nothing_of_its_batches_in_memory(model: Model, file: Path) -> None:
@@ -147,6 +167,7 @@ def test_nothing_is_told_to_the_makers_of_openvino(tmp_path: Path) -> None:
     code = """
 import sys
 from pathlib import Path
+from unittest import mock
 import torch
 
 def listen(event, args):

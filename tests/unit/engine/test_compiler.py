@@ -10,14 +10,14 @@ from queue import Queue
 import pytest
 import torch
 
-from app.backbones import memory
+from app.backbones import memory, program
 from app.backbones.builds import Build, Built
 from app.backbones.manifest import Manifest
 from app.backbones.program import Cores
 from app.backbones.registry import Registry
 from app.engine import compiler as compiler_module
 from app.engine.compiler import Child, Compiler, Unable, _build
-from app.errors import ModelCheckFailed
+from app.errors import ModelCheckFailed, ModelReplaced
 from app.settings import Settings
 from app.types import CompileInfo
 from tests.unit.conftest import make_manifest
@@ -42,7 +42,9 @@ class Work:
         self._adopt_error = adopted
         self.states: Queue[CompileInfo] = Queue()
         self.registry = Registry({"m": make_manifest()}, torch.device("cpu"))
-        self.compiler = Compiler(self.registry, self._child, 2, self._adopt, self._on_change)
+        self.compiler = Compiler(
+            self.registry, self._child, Cores(2, 2), 8, self._adopt, self._on_change
+        )
         self.compiler.start()
 
     def serve(self) -> CompileInfo:
@@ -108,10 +110,36 @@ def test_a_child_that_was_killed_says_nothing_about_the_model() -> None:
 
 def test_without_openvino_models_serve_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiler_module, "has_openvino", lambda: False)
+    monkeypatch.setattr(program, "openvino", missing)
+    monkeypatch.setattr(compiler_module, "openvino", missing)
     work = Work(FASTER)
     info = work.serve()
     assert (info.state, work.children) == ("off", [])
     assert "OpenVINO is not installed" in info.detail
+
+
+def missing() -> None:
+    raise ImportError("libtbb.so.12: cannot open shared object file")
+
+
+def test_an_openvino_that_cannot_be_imported_is_told_by_each_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(program, "openvino", missing)
+    monkeypatch.setattr(compiler_module, "openvino", missing)
+    info = Work(FASTER).serve()
+    assert info.state == "failed"
+    assert "libtbb" in info.detail
+
+
+def test_what_is_loaded_in_a_models_place_is_not_compiled_for_it(tmp_path: Path) -> None:
+    work = Work(FASTER)
+    assert work.registry.load("m", lambda _model: None) is None
+    (model,) = work.registry.models()
+    work.registry.enlist(make_manifest(description="another"), "loading")
+    with pytest.raises(ModelReplaced):
+        work.compiler._make("m", str(model.version), tmp_path)
+    assert work.children == []
 
 
 def test_nothing_is_compiled_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
