@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 from app.backbones.manifest import read_manifest  # noqa: E402 - from a checkout
 from app.backbones.model import Loading, Model  # noqa: E402
-from app.backbones.program import Cores, Program, convert  # noqa: E402
+from app.backbones.program import Cores, Program, convert, read  # noqa: E402
 from app.engine.environment import environment  # noqa: E402
 from app.types import Precision  # noqa: E402
 
@@ -98,7 +98,7 @@ def _program(model: Model, x: Tensor) -> Trunk:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "trunk.xml"
         convert(model.portable_trunk(), model.example(2), file)
-        program = Program(file, "alone" if len(x) == 1 else "beside", model.precision, cores)
+        program = Program(read(file), "alone" if len(x) == 1 else "beside", model.precision, cores)
         program(x)  # what it still reads is read now
     return program
 

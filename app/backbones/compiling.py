@@ -17,7 +17,7 @@ from torch import Tensor
 from app.backbones.builds import Build, Built
 from app.backbones.manifest import Manifest
 from app.backbones.model import Loading, Model
-from app.backbones.program import Cores, Kind, Program, convert
+from app.backbones.program import Cores, Kind, Program, convert, read
 
 log = logging.getLogger(__name__)
 
@@ -67,11 +67,14 @@ def compile_trunk(model: Model, folder: Path, cores: Cores, max_rows: int) -> Bu
     """
     file = folder / Build.FILE
     convert(model.portable_trunk(), model.example(_EXAMPLES), file)
-    return Build(programs=tuple(_built(model, file, kind, cores, max_rows) for kind in cores.kinds))
+    trunk = read(file)
+    return Build(
+        programs=tuple(_built(model, trunk, kind, cores, max_rows) for kind in cores.kinds)
+    )
 
 
-def _built(model: Model, file: Path, kind: Kind, cores: Cores, max_rows: int) -> Built:
-    program = Program(file, kind, model.precision, cores)
+def _built(model: Model, trunk: object, kind: Kind, cores: Cores, max_rows: int) -> Built:
+    program = Program(trunk, kind, model.precision, cores)
     model.check_program(kind, program)
     torch.set_num_threads(cores.all if kind == "alone" else cores.share)
     gains = list(_gains(model, kind, program, max_rows))

@@ -55,7 +55,7 @@ class Program:
     ``beside`` others.
 
     Args:
-        file: that ``convert`` wrote; its weights lie beside it.
+        trunk: as ``read`` gives it; its weights are in memory once for all programs.
         kind: of them.
         precision: in which its layers compute.
         cores: of the worker.
@@ -64,9 +64,8 @@ class Program:
         RuntimeError: OpenVINO does not take it.
     """
 
-    def __init__(self, file: Path, kind: Kind, precision: Precision, cores: Cores) -> None:
-        core = openvino().Core()
-        model = core.read_model(file)
+    def __init__(self, trunk: Any, kind: Kind, precision: Precision, cores: Cores) -> None:  # noqa: ANN401 - see ``read``
+        model = trunk.clone()
         alone = kind == "alone"
         if alone:
             model.reshape([1, *model.input(0).partial_shape[1:]])
@@ -78,7 +77,7 @@ class Program:
             "ENABLE_HYPER_THREADING": True,  # the operator counted the cores, not OpenVINO
             "ENABLE_CPU_PINNING": False,  # others use them, too
         }
-        self._compiled = core.compile_model(model, "CPU", options)
+        self._compiled = openvino().Core().compile_model(model, "CPU", options)
         self._row = [size.get_length() for size in self._compiled.input(0).partial_shape[1:]]
         self._most = 1 if alone else None
         self._at_once = at_once
@@ -146,6 +145,15 @@ def _value(request: Any) -> Tensor:  # noqa: ANN401 - OpenVINO has no types
     """Of a request that was started, once it is there."""
     request.wait()
     return torch.from_numpy(request.get_output_tensor(0).data).clone()
+
+
+def read(file: Path) -> Any:  # noqa: ANN401 - OpenVINO has no types
+    """A trunk that ``convert`` wrote; the pages of its weights are the file's.
+
+    Raises:
+        RuntimeError: OpenVINO does not take it.
+    """
+    return openvino().Core().read_model(file)
 
 
 def convert(trunk: nn.Module, x: Tensor, file: Path) -> None:

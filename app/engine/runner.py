@@ -9,7 +9,7 @@ import torch
 from app.backbones.builds import Build, trying
 from app.backbones.manifest import Manifest
 from app.backbones.model import Model
-from app.backbones.program import Cores, Program
+from app.backbones.program import Cores, Program, read
 from app.backbones.registry import Registry
 from app.backbones.tracing import GATE
 from app.engine.batching import Outcome, SlowRun
@@ -87,8 +87,8 @@ class Runner:
         self.device.use_cores()
         cores = Cores(torch.get_num_threads(), sharing.drivers)
         with trying(place):
-            file = place / build.FILE
-            programs = {kind: Program(file, kind, model.precision, cores) for kind in build.kinds}
+            trunk = read(place / build.FILE)
+            programs = {kind: Program(trunk, kind, model.precision, cores) for kind in build.kinds}
             for program in programs.values():
                 program.warm_up(sharing.max_rows)
             model.use(programs, cores)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from app.backbones import program as program_module
 from app.backbones.model import Model
-from app.backbones.program import Cores, Kind, Program, openvino
+from app.backbones.program import Cores, Kind, Program, openvino, read
 from tests.server import ROOT
 from tests.unit.conftest import make_manifest
 
@@ -70,7 +70,7 @@ def file(folder: Path) -> Path:
 def test_a_program_computes_what_the_trunk_does_in_its_layout(
     kind: Kind, sizes: tuple[int, ...], model: Model, file: Path
 ) -> None:
-    program = Program(file, kind, "fp32", CORES)
+    program = Program(read(file), kind, "fp32", CORES)
     for rows in sizes:
         x = model.example(rows)
         value = program(x)
@@ -79,14 +79,14 @@ def test_a_program_computes_what_the_trunk_does_in_its_layout(
 
 
 def test_tokens_come_out_as_they_are(folder: Path) -> None:
-    program = Program(folder / "tokens.xml", "beside", "fp32", CORES)
+    program = Program(read(folder / "tokens.xml"), "beside", "fp32", CORES)
     assert torch.equal(program(tokens()), Tokens()(tokens()))
 
 
 def test_more_threads_than_a_program_has_room_for_wait_for_one_another(
     model: Model, file: Path
 ) -> None:
-    program = Program(file, "beside", "fp32", CORES)
+    program = Program(read(file), "beside", "fp32", CORES)
     inputs = [torch.rand_like(model.example(2)) for _ in range(32)]
     expected = [program(x) for x in inputs]
     with ThreadPoolExecutor(8) as threads:
@@ -99,7 +99,7 @@ def test_more_threads_than_a_program_has_room_for_wait_for_one_another(
 def test_rows_are_dealt_out_where_a_thread_has_several_shares(
     rows: int, model: Model, file: Path
 ) -> None:
-    program = Program(file, "beside", "fp32", Cores(all=4, drivers=4))
+    program = Program(read(file), "beside", "fp32", Cores(all=4, drivers=4))
     x = model.example(rows)
     before = torch.get_num_threads()
     try:
@@ -117,7 +117,7 @@ def test_rows_are_dealt_out_where_a_thread_has_several_shares(
 
 
 def test_a_value_is_not_overwritten_by_the_next_batch(model: Model, file: Path) -> None:
-    program = Program(file, "alone", "fp32", CORES)
+    program = Program(read(file), "alone", "fp32", CORES)
     first = program(model.example(1))
     kept = first.clone()
     program(torch.zeros_like(model.example(1)))
@@ -127,7 +127,7 @@ def test_a_value_is_not_overwritten_by_the_next_batch(model: Model, file: Path) 
 def test_a_program_that_failed_once_goes_on_with_other_requests(
     model: Model, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    program = Program(file, "beside", "fp32", CORES)
+    program = Program(read(file), "beside", "fp32", CORES)
     x = model.example(2)
 
     def fail(request: object) -> Tensor:
@@ -147,7 +147,7 @@ def test_a_program_that_failed_once_goes_on_with_other_requests(
 
 
 def test_a_program_keeps_nothing_of_its_batches_in_memory(model: Model, file: Path) -> None:
-    program = Program(file, "beside", "fp32", CORES)
+    program = Program(read(file), "beside", "fp32", CORES)
     x = model.example(4)
     for _ in range(100):
         program(x)

@@ -66,7 +66,7 @@ def test_a_batch_is_no_larger_than_gains_anything() -> None:
     assert sharing.portion("middling", 64, 0, []) == Portion(8, 2)  # 40 ms of each core
     assert sharing.portion("middling", 64, 0, [5]) == Portion(4, 1)
     assert sharing.portion("heavy", 64, 0, []) == Portion(4, 2)  # two rows for each core
-    assert sharing.portion("heavy", 64, 0, [5]) == Portion(4, 1)
+    assert sharing.portion("heavy", 64, 0, [5]) == Portion(2, 1)
 
 
 def test_rows_of_a_heavy_model_go_one_by_one_unless_there_are_several_for_each_core() -> None:
