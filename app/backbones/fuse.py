@@ -63,6 +63,7 @@ def fuse(graph_module: fx.GraphModule, kit: Kit) -> fx.GraphModule:
             _fuse_linear(fused, list(_behind(fused, _Chain(node, node))), kit)
     fused = _tidy(_replace_attention(fused, kit))
     _reuse_memory(fused)
+    fused.graph.owning_module = None  # else it stays, with its weights, until the collector comes
     return fused
 
 

@@ -123,8 +123,11 @@ def test_a_trunk_that_programs_have_replaced_is_let_go_with_its_weights() -> Non
     fused = [m for m in model.cut().forward_features.modules() if isinstance(m, Conv)]
     gone = [weakref.ref(conv.weights) for conv in fused]
     del fused
-    model.use({"beside": model.portable_trunk()}, Cores(1, 1))
-    gc.collect()
+    gc.disable()  # it would stop everybody, so it is not waited for
+    try:
+        model.use({"beside": model.portable_trunk()}, Cores(1, 1))
+    finally:
+        gc.enable()
     assert gone
     assert [ref() for ref in gone] == [None] * len(gone)
 
