@@ -27,13 +27,17 @@ def threads() -> Iterator[Callable[[int], None]]:
     torch.set_num_threads(before)
 
 
-def program(called: list[int]) -> Callable[[Tensor], Tensor]:
+def noting(trunk: Callable[[Tensor], Tensor], called: list[int]) -> Callable[[Tensor], Tensor]:
     def run(x: Tensor) -> Tensor:
         assert x.is_contiguous(memory_format=torch.channels_last)
         called.append(len(x))
-        return x[:, :1]
+        return trunk(x)
 
     return run
+
+
+def program(called: list[int]) -> Callable[[Tensor], Tensor]:
+    return noting(lambda x: x[:, :1], called)
 
 
 def pictures(rows: int) -> Tensor:
@@ -81,19 +85,10 @@ def test_what_a_compiler_begins_with_is_the_trunk_in_pytorchs_own_steps(architec
 
 def test_a_model_takes_programs_that_give_its_logits_from_the_next_batch_on() -> None:
     model = Model(make_manifest(), CPU)
-    trunk = model.cut().forward_features
     called: list[int] = []
-
-    def faster(x: Tensor) -> Tensor:
-        called.append(len(x))
-        value: Tensor = trunk(x)
-        return value
-
-    model.use({"beside": faster}, Cores(1, 1))
-    checked = list(called)
-    assert {1, 3} <= set(
-        checked
-    )  # before it serves, with a number of rows that nothing was made for
+    model.use({"beside": noting(model.cut().forward_features, called)}, Cores(1, 1))
+    checked = list(called)  # before it serves; for three rows nothing was made
+    assert {1, 3} <= set(checked)
     model.cut().forward_features(model.example(2))
     assert called == [*checked, 2]
 
@@ -102,15 +97,8 @@ def test_where_a_program_was_not_worth_it_the_trunk_goes_on(
     threads: Callable[[int], None],
 ) -> None:
     model = Model(make_manifest(), CPU)
-    trunk = model.cut().forward_features
     called: list[int] = []
-
-    def alone(x: Tensor) -> Tensor:
-        called.append(len(x))
-        value: Tensor = trunk(x)
-        return value
-
-    model.use({"alone": alone}, FOUR)
+    model.use({"alone": noting(model.cut().forward_features, called)}, FOUR)
     called.clear()
     for cores in (1, 4):
         threads(cores)

@@ -24,12 +24,10 @@ CORES = Cores(all=2, drivers=2)
 CONVERT = """
 import sys
 from pathlib import Path
-from unittest import mock
 import torch
 from app.backbones.model import Model
 from app.backbones.program import convert
 from tests.unit.backbones.test_program import Tokens, tokens
-from tests.server import ROOT
 from tests.unit.conftest import make_manifest
 model = Model(make_manifest(), torch.device("cpu"))
 convert(model.portable_trunk(), model.example(2), Path(sys.argv[1], "trunk.xml"))
@@ -167,7 +165,6 @@ def test_nothing_is_told_to_the_makers_of_openvino(tmp_path: Path) -> None:
     code = """
 import sys
 from pathlib import Path
-from unittest import mock
 import torch
 
 def listen(event, args):
