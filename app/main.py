@@ -22,7 +22,7 @@ from app.engine.control import BlockingControl, Control, Line
 from app.engine.environment import has_openvino
 from app.engine.listening import listen, own_listener
 from app.errors import SetupError
-from app.imports import lasting
+from app.imports import import_torchvision, lasting
 from app.logs import set_up_logs
 from app.machine import cores, find_devices, find_http_processes, share_of_cores
 from app.metrics import GatheredMetrics, Metrics
@@ -206,6 +206,7 @@ def worker_process(control: BlockingControl) -> None:
     from threading import Thread
 
     with lasting():
+        import_torchvision()
         from app.backbones.manifest import Manifest
         from app.engine.batching import BatchQueue
         from app.engine.loader import Loader
@@ -325,6 +326,7 @@ def _announcer(
 def make_runner(settings: Settings, device: str, threads: int) -> "tuple[Runner, list[str]]":
     """The models of one device, and the names of those to load, in the order to load them."""
     with lasting():
+        import_torchvision()
         from app.backbones.manifest import read_manifests
         from app.engine.runner import Runner
 

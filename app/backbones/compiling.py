@@ -17,7 +17,7 @@ from torch import Tensor
 from app.backbones.builds import Build, Built
 from app.backbones.manifest import Manifest
 from app.backbones.model import Loading, Model
-from app.backbones.program import Cores, Kind, Program, convert, read
+from app.backbones.program import Cores, Kind, Program, Trunk, convert, read
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ def compile_trunk(model: Model, folder: Path, cores: Cores, max_rows: int) -> Bu
     )
 
 
-def _built(model: Model, trunk: object, kind: Kind, cores: Cores, max_rows: int) -> Built:
+def _built(model: Model, trunk: Trunk, kind: Kind, cores: Cores, max_rows: int) -> Built:
     program = Program(trunk, kind, model.precision, cores)
     model.check_program(kind, program)
     torch.set_num_threads(cores.all if kind == "alone" else cores.share)

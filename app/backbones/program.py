@@ -4,6 +4,7 @@ The layers are oneDNN's, as those of the fused trunk are; what PyTorch looks up 
 each call, half a millisecond of a ResNet-50's, is done beforehand here.
 """
 
+import mmap
 import sys
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -47,6 +49,18 @@ class Cores:
         return "alone" if rows == 1 and threads > self.share else "beside"
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Trunk:
+    """What programs are made of: a network as OpenVINO has it, its weights the pages of a file."""
+
+    network: Any
+    pages: mmap.mmap
+
+    def let_go(self) -> None:
+        """Of the pages, once programs have copies of them; who wants one again gets it."""
+        self.pages.madvise(mmap.MADV_DONTNEED)
+
+
 class Program:
     """A trunk for any thread, without gradients.
 
@@ -64,8 +78,8 @@ class Program:
         RuntimeError: OpenVINO does not take it.
     """
 
-    def __init__(self, trunk: Any, kind: Kind, precision: Precision, cores: Cores) -> None:  # noqa: ANN401 - see ``read``
-        model = trunk.clone()
+    def __init__(self, trunk: Trunk, kind: Kind, precision: Precision, cores: Cores) -> None:
+        model = trunk.network.clone()
         alone = kind == "alone"
         if alone:
             model.reshape([1, *model.input(0).partial_shape[1:]])
@@ -77,6 +91,7 @@ class Program:
             "ENABLE_HYPER_THREADING": True,  # the operator counted the cores, not OpenVINO
             "ENABLE_CPU_PINNING": False,  # others use them, too
         }
+        self._pages = trunk.pages  # OpenVINO reads them, and does not hold them
         self._compiled = openvino().Core().compile_model(model, "CPU", options)
         self._row = [size.get_length() for size in self._compiled.input(0).partial_shape[1:]]
         self._most = 1 if alone else None
@@ -147,13 +162,17 @@ def _value(request: Any) -> Tensor:  # noqa: ANN401 - OpenVINO has no types
     return torch.from_numpy(request.get_output_tensor(0).data).clone()
 
 
-def read(file: Path) -> Any:  # noqa: ANN401 - OpenVINO has no types
-    """A trunk that ``convert`` wrote; the pages of its weights are the file's.
+def read(file: Path) -> Trunk:
+    """A trunk that ``convert`` wrote.
 
     Raises:
+        OSError: it cannot be read.
         RuntimeError: OpenVINO does not take it.
     """
-    return openvino().Core().read_model(file)
+    with file.with_suffix(".bin").open("rb") as weights:
+        pages = mmap.mmap(weights.fileno(), 0, access=mmap.ACCESS_COPY)  # it wants to be allowed to
+    tensor = openvino().Tensor(np.frombuffer(pages, np.uint8), shared_memory=True)
+    return Trunk(openvino().Core().read_model(file.read_text("utf-8"), tensor), pages)
 
 
 def convert(trunk: nn.Module, x: Tensor, file: Path) -> None:

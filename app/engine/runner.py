@@ -8,6 +8,7 @@ import torch
 
 from app.backbones.builds import Build, trying
 from app.backbones.manifest import Manifest
+from app.backbones.memory import weights_apart
 from app.backbones.model import Model
 from app.backbones.program import Cores, Program, read
 from app.backbones.registry import Registry
@@ -86,12 +87,13 @@ class Runner:
         sharing = self.device.sharing(self._max_batch_size)
         self.device.use_cores()
         cores = Cores(torch.get_num_threads(), sharing.drivers)
-        with trying(place):
+        with trying(place), weights_apart():
             trunk = read(place / build.FILE)
             programs = {kind: Program(trunk, kind, model.precision, cores) for kind in build.kinds}
             for program in programs.values():
                 program.warm_up(sharing.max_rows)
             model.use(programs, cores)
+            trunk.let_go()
 
     def catalogue(self) -> Catalogue:
         """What is served now."""
@@ -105,7 +107,7 @@ class Runner:
 
     def _load(self, name: str) -> CamserveError | None:
         self.device.use_cores()
-        with self.device.turn(self.device.background):
+        with self.device.turn(self.device.background), weights_apart():
             error = self._registry.load(name, self._prepare)
         if error and self.device.is_gpu:
             self.device.end_if_lost()  # then it was no fault of the model's

@@ -144,6 +144,27 @@ def test_a_program_that_failed_once_goes_on_with_other_requests(
     torch.testing.assert_close(program(x), model.cut().forward_features(x), rtol=1e-4, atol=1e-5)
 
 
+def test_pages_that_were_let_go_are_there_for_whoever_wants_them(model: Model, file: Path) -> None:
+    trunk = read(file)
+    program = Program(trunk, "beside", "fp32", CORES)
+    expected = program(model.example(3))
+    assert pages_kb(file) > 0
+    trunk.let_go()
+    assert pages_kb(file) == 0
+    assert torch.equal(program(model.example(3)), expected)
+    other = Program(trunk, "alone", "fp32", CORES)
+    torch.testing.assert_close(other(model.example(1)), expected[:1], rtol=1e-4, atol=1e-5)
+
+
+def pages_kb(file: Path) -> int:
+    """Of the weights beside a file, in memory."""
+    maps = Path("/proc/self/smaps").read_text()
+    found = re.findall(
+        rf"{re.escape(str(file.with_suffix('.bin')))}\n.*?Rss:\s+(\d+)", maps, re.DOTALL
+    )
+    return sum(map(int, found))
+
+
 def test_a_program_keeps_nothing_of_its_batches_in_memory(model: Model, file: Path) -> None:
     program = Program(read(file), "beside", "fp32", CORES)
     x = model.example(4)
