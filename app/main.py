@@ -237,7 +237,7 @@ def worker_process(control: BlockingControl) -> None:
     announce = _announcer(worker, runner, metrics, name, start["models"])
 
     def on_change() -> None:
-        if compiler:
+        if compiler and loader.has_started:  # not before: whoever waits for models needs the cores
             compiler.follow()
         announce()
 

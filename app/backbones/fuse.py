@@ -42,38 +42,34 @@ def kit_for(example: Tensor, dtype: torch.dtype) -> Kit | None:
     return None
 
 
-def fuse(graph_module: fx.GraphModule, kit: Kit) -> fx.GraphModule:
+def fuse(module: fx.GraphModule, kit: Kit) -> None:
     """Fuse convolutions and linear layers with what follows them.
 
     Args:
-        graph_module: in eval mode, parameters frozen. It is left as it is.
+        module: in eval mode, parameters frozen. It is changed: from now on without gradients.
         kit: makes the layers, and keeps their weights for other graphs of the model.
-
-    Returns:
-        A module of the same inputs and outputs, for use without gradients.
     """
-    fused = _copy(graph_module)
-    for node in list(fused.graph.nodes):
-        if _called(fused, node) in _NOTHING:
+    for node in list(module.graph.nodes):
+        if _called(module, node) in _NOTHING:
             _replace(node, node.all_input_nodes[0])
-    for node in list(fused.graph.nodes):
-        if type(_module(fused, node)) is nn.Conv2d and len(node.args) == 1:
-            _fuse_conv(fused, node, kit)
-        elif _is_linear(fused, node):
-            _fuse_linear(fused, list(_behind(fused, _Chain(node, node))), kit)
-    fused = _tidy(_replace_attention(fused, kit))
-    _reuse_memory(fused)
-    fused.graph.owning_module = None  # else it stays, with its weights, until the collector comes
-    return fused
+    for node in list(module.graph.nodes):
+        if type(_module(module, node)) is nn.Conv2d and len(node.args) == 1:
+            _fuse_conv(module, node, kit)
+        elif _is_linear(module, node):
+            _fuse_linear(module, list(_behind(module, _Chain(node, node))), kit)
+    _replace_attention(module, kit)
+    _tidy(module)
+    _reuse_memory(module)
+    module.graph.owning_module = None  # else it stays, with its weights, until the collector comes
 
 
-def pack(graph_module: fx.GraphModule, kit: Kit) -> fx.GraphModule:
+def pack(module: fx.GraphModule, kit: Kit) -> None:
     """As ``fuse``, for use with gradients: linear layers and attention alone, nothing taken in."""
-    module = _copy(graph_module)
     for node in list(module.graph.nodes):
         if _is_linear(module, node):
             _fuse_linear(module, [_Chain(node, node)], kit)
-    return _tidy(_replace_attention(module, kit))
+    _replace_attention(module, kit)
+    _tidy(module)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +153,7 @@ def _reuse_memory(module: fx.GraphModule) -> None:
         )
 
 
-def _replace_attention(module: fx.GraphModule, kit: Kit) -> fx.GraphModule:
+def _replace_attention(module: fx.GraphModule, kit: Kit) -> None:
     for node in list(module.graph.nodes):
         layer = _module(module, node)
         if not isinstance(layer, nn.MultiheadAttention) or not is_self_attention(module, node):
@@ -170,7 +166,6 @@ def _replace_attention(module: fx.GraphModule, kit: Kit) -> fx.GraphModule:
             with module.graph.inserting_before(node):
                 replacement = module.graph.call_module(name, (node.args[0],))
             _replace(node, replacement)
-    return module
 
 
 def _is_linear(module: fx.GraphModule, node: fx.Node) -> bool:
@@ -179,17 +174,10 @@ def _is_linear(module: fx.GraphModule, node: fx.Node) -> bool:
     return len(node.meta.get("shape", ())) >= _TOKENS_NDIM
 
 
-def _copy(graph_module: fx.GraphModule) -> fx.GraphModule:
-    graph = fx.Graph()
-    graph.output(graph.graph_copy(graph_module.graph, {}))
-    return fx.GraphModule(graph_module, graph, "Fused")
-
-
-def _tidy(module: fx.GraphModule) -> fx.GraphModule:
+def _tidy(module: fx.GraphModule) -> None:
     module.graph.eliminate_dead_code()
     module.delete_all_unused_submodules()
     module.recompile()
-    return module
 
 
 def _module(module: fx.GraphModule, node: fx.Node) -> nn.Module | None:

@@ -96,7 +96,9 @@ class Parts:
     def trunk(self, nodes: list[fx.Node], stop: fx.Node) -> nn.Module:
         """From the input to a value: [N, 3, H, W] in float32 → that value, in ``dtype``."""
         trunk = _trunk(self._model, nodes, stop)
-        return self._lowered(fuse(trunk, self._kit) if self._kit else trunk)
+        if self._kit:
+            fuse(trunk, self._kit)
+        return self._lowered(trunk)
 
     def portable_trunk(self, nodes: list[fx.Node], stop: fx.Node) -> nn.Module:
         """The same in float32, of PyTorch's own steps, as a compiler knows them."""
@@ -107,7 +109,9 @@ class Parts:
     ) -> fx.GraphModule:
         """From the value at ``start``, in float32, to ``(logits, *targets)``."""
         head = _head(self._model, nodes, start, targets)
-        return pack(head, self._head_kit) if self._head_kit else head
+        if self._head_kit:
+            pack(head, self._head_kit)
+        return head
 
     def _lowered(self, trunk: fx.GraphModule) -> nn.Module:
         if self._dtype == torch.float32:
@@ -152,10 +156,10 @@ def _head(
 
 def _module(model: nn.Module, graph: fx.Graph, name: str) -> fx.GraphModule:
     """A module that shares the model's parameters and holds nothing it does not use."""
-    module = fx.GraphModule(model, graph, name)
-    module.graph.eliminate_dead_code()
-    module.recompile()
-    return module
+    # It tells which steps have effects: code is written once, for the module to come.
+    graph.owning_module = model  # type: ignore[assignment]
+    graph.eliminate_dead_code()
+    return fx.GraphModule(model, graph, name)
 
 
 def _after(nodes: list[fx.Node], start: fx.Node) -> Iterator[fx.Node]:

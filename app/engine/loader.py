@@ -44,6 +44,7 @@ class Loader:
         self._send = send
         self._tasks: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._leaving: set[tuple[str, str]] = set()  # models that threads wait to let go
+        self.has_started = False  # the models of the start are loaded, as far as they can be
 
     def start(self, names: Sequence[str]) -> None:
         """Load the models of the start, then obey, in a thread of its own."""
@@ -65,9 +66,15 @@ class Loader:
         done.result()
 
     def _run(self, names: Sequence[str]) -> None:
-        apart(self._runner.load, names, self._on_change)
+        apart(self._load_first, names)
         while True:
             self._tasks.get()()
+
+    def _load_first(self, names: Sequence[str]) -> None:
+        self._runner.load(names, self._on_change)
+        self.has_started = True
+        self._send({"kind": "loaded"})
+        self._on_change()
 
     def _answer(self, line: Line) -> None:
         error = apart(self._try, line)

@@ -209,6 +209,7 @@ class Pool:
         elif line["kind"] == "listening":
             place.endpoint = line["endpoint"]
             self._tell_endpoints()
+        elif line["kind"] == "loaded":
             self._spare_wanted.set()  # not before: at the start a worker needs the cores
         elif line["kind"] == "scrape":
             place.send({"kind": "page", "id": line["id"], "text": self._metrics.page()})

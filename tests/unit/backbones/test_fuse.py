@@ -70,8 +70,8 @@ def check(module: nn.Module, channels: int = 8) -> fx.GraphModule:
     """Fused and plain agree for one row and for several, by one core and by several; the fused."""
     torch.manual_seed(0)
     many = torch.randn(5, channels, 12, 12).contiguous(memory_format=torch.channels_last)
-    plain = shaped(module, many[:1])
-    fused = fuse(plain, onednn.OneDnn())
+    plain, fused = shaped(module, many[:1]), shaped(module, many[:1])
+    fuse(fused, onednn.OneDnn())
     with torch.no_grad():
         for cores, rows in product((1, torch.get_num_threads()), (1, 5)):
             torch.set_num_threads(cores)
@@ -257,11 +257,12 @@ def test_attention_whose_weights_are_used_stays() -> None:
 def test_a_packed_head_has_the_gradients_of_the_plain_one() -> None:
     torch.manual_seed(0)
     x = torch.randn(3, 8, 5, 5)
-    plain = shaped(Block(), x)
-    packed_head = pack(plain, onednn.OneDnn())
-    assert any(type(module) is onednn._Attention for module in packed_head.modules())
+    head = Block()
+    plain, packed = shaped(head, x), shaped(head, x)
+    pack(packed, onednn.OneDnn())
+    assert any(type(module) is onednn._Attention for module in packed.modules())
     results = []
-    for module in (plain, packed_head):
+    for module in (plain, packed):
         leaf = x.clone().requires_grad_()
         value = module(leaf)
         (gradient,) = torch.autograd.grad(value.square().sum(), leaf)
@@ -300,7 +301,8 @@ def test_a_sum_is_made_in_place_where_nobody_reads_the_summand_again(read_later:
 def test_the_input_is_never_overwritten() -> None:
     x = torch.randn(2, 8, 12, 12).contiguous(memory_format=torch.channels_last)
     before = x.clone()
-    fused = fuse(shaped(Residual(), x[:1]), onednn.OneDnn())
+    fused = shaped(Residual(), x[:1])
+    fuse(fused, onednn.OneDnn())
     with torch.no_grad():
         fused(x)
     assert torch.equal(x, before)
@@ -338,24 +340,27 @@ def test_on_a_gpu_relu_is_what_convolutions_take_in(
 ) -> None:
     torch.manual_seed(0)
     x = torch.randn(3, 8, 12, 12).contiguous(memory_format=torch.channels_last)
-    plain = shaped(module, x[:1])
-    fused = fuse(plain, cudnn)
+    plain, fused = shaped(module, x[:1]), shaped(module, x[:1])
+    fuse(fused, cudnn)
     assert steps(fused) == left
     with torch.no_grad():
         torch.testing.assert_close(fused(x.clone()), plain(x.clone()), rtol=1e-5, atol=1e-5)
 
 
 def test_a_gpu_has_no_better_linear_layers_than_pytorchs(cudnn: CuDnn) -> None:
-    plain = shaped(Block(), torch.randn(3, 8, 5, 5))
-    kinds = {type(module) for module in fuse(plain, cudnn).modules()}
-    assert {nn.Linear, nn.MultiheadAttention} <= kinds
+    fused = shaped(Block(), torch.randn(3, 8, 5, 5))
+    fuse(fused, cudnn)
+    assert {nn.Linear, nn.MultiheadAttention} <= {type(module) for module in fused.modules()}
 
 
 def test_trunks_on_a_gpu_share_their_weights(cudnn: CuDnn) -> None:
-    plain = shaped(Residual(), torch.randn(1, 8, 12, 12))
-    one, other = (
-        [id(m._weights) for m in fuse(plain, cudnn).modules() if isinstance(m, Conv)]
-        for _ in range(2)
-    )
-    assert one == other
-    assert one
+    model, x = Residual(), torch.randn(1, 8, 12, 12)
+    one, other = shaped(model, x), shaped(model, x)
+    fuse(one, cudnn)
+    fuse(other, cudnn)
+    assert weights_of(one) == weights_of(other)
+    assert weights_of(one)
+
+
+def weights_of(fused: fx.GraphModule) -> list[int]:
+    return [id(m._weights) for m in fused.modules() if isinstance(m, Conv)]

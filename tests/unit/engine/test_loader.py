@@ -68,7 +68,8 @@ class Work:
 @pytest.fixture
 def work() -> Iterator[Work]:
     work = Work()
-    wait_for(lambda: work.states)
+    assert work.told.get(timeout=60) == {"kind": "loaded"}
+    wait_for(lambda: len(work.states) > 1)
     yield work
     work.queue.close()
 
