@@ -24,6 +24,7 @@ from app.types import Precision
 Kind = Literal["alone", "beside"]
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 _WARM_S = 1.0
+_PAUSE = 3  # times as long as what it follows
 _MAP_NDIM = 4  # [N, C, H, W]; tokens have one dimension less
 
 
@@ -112,8 +113,8 @@ class Program:
         """Run batches of every size, from one row on, until a second is over.
 
         A size that is new to it takes some 25 ms more, which a request would wait for: much of a
-        light network's time, little of a heavy one's. Each is followed by a pause: others want the
-        cores, too.
+        light network's time, little of a heavy one's. Each is followed by a longer pause: others want
+        the cores, too.
 
         Args:
             max_rows: of its largest batch.
@@ -125,7 +126,7 @@ class Program:
                 self._run(torch.zeros(rows, *self._row).permute(0, 3, 1, 2), parts=1)
                 took = time.monotonic() - began
                 left -= took
-                time.sleep(took)
+                time.sleep(_PAUSE * took)
             if left < 0:
                 break
 
