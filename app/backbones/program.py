@@ -113,8 +113,8 @@ class Program:
         """Run batches of every size, from one row on, until a second is over.
 
         A size that is new to it takes some 25 ms more, which a request would wait for: much of a
-        light network's time, little of a heavy one's. Each is followed by a longer pause: others want
-        the cores, too.
+        light network's time, little of a heavy one's. Each is followed by a longer pause, for
+        others want the cores, too.
 
         Args:
             max_rows: of its largest batch.
