@@ -2,15 +2,17 @@
 
 import argparse
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing import get_context
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.backbones.manifest import Manifest, find_manifest
-from app.engine.environment import environment
+from app.engine.environment import environment, has_openvino
 from app.errors import ModelCheckFailed
 from app.machine import cores, find_devices
 from app.settings import Settings
@@ -46,12 +48,13 @@ def _tune(arguments: argparse.Namespace) -> None:
                 measuring = process.submit(
                     _measure, settings, manifest, precision, arguments.seconds
                 )
-                found[precision] = measuring.result()
+                compiled, found[precision] = measuring.result()
             except ModelCheckFailed as exc:
                 if precision == "fp32":
                     raise
                 print(f"{precision}: {exc.detail}")
             else:
+                print(f"{precision}  {compiled}")
                 _print(found[precision])
     _advise(found, arguments.latency)
 
@@ -71,11 +74,15 @@ def _like_a_worker() -> Iterator[ProcessPoolExecutor]:
 
 def _measure(
     settings: Settings, manifest: Manifest, precision: Precision, seconds: float
-) -> "list[Measured]":
+) -> "tuple[str, list[Measured]]":
+    """Of a model as a worker has it after its first minute; first what compiling it came to."""
     from app.engine.device import apart
     from app.engine.tuning import measure
 
-    return measure(apart(_load, settings, manifest, precision), seconds=seconds)
+    chosen = manifest.model_copy(update={"precision": precision})
+    model = apart(_load, settings, chosen)
+    compiled = apart(_compile, settings, chosen, model)
+    return compiled, measure(model, seconds=seconds)
 
 
 def _print(found: "list[Measured]") -> None:
@@ -86,7 +93,7 @@ def _print(found: "list[Measured]") -> None:
         )
 
 
-def _load(settings: Settings, manifest: Manifest, precision: Precision) -> "Model":
+def _load(settings: Settings, manifest: Manifest) -> "Model":
     import torch
 
     from app.backbones.model import Loading, Model
@@ -94,8 +101,36 @@ def _load(settings: Settings, manifest: Manifest, precision: Precision) -> "Mode
 
     torch.set_num_threads(cores())
     device = torch.device(find_devices(settings.devices)[0])
-    chosen = manifest.model_copy(update={"precision": precision})
-    return Model(chosen, device, replace(Loading.by(settings), rows=max(SIZES)))
+    return Model(manifest, device, replace(Loading.by(settings), rows=max(SIZES)))
+
+
+def _compile(settings: Settings, manifest: Manifest, model: "Model") -> str:
+    """Let a model use the programs that are worth having, and say which."""
+    from app.backbones.compiling import compile_model
+    from app.backbones.model import Loading
+    from app.backbones.program import Cores, programs
+    from app.engine.device import Device
+
+    if settings.compile == "off" or not model.can_compile:
+        return "nothing compiled"
+    if not has_openvino():
+        return "nothing compiled: OpenVINO is not installed"
+    sharing = Device(model.device).sharing(settings.max_batch_size)
+    of_worker = Cores(cores(), sharing.drivers)
+    with tempfile.TemporaryDirectory() as folder:
+        build = compile_model(
+            manifest, Loading.by(settings), Path(folder), of_worker, sharing.max_rows
+        )
+        if build.kinds:
+            made = programs(
+                Path(folder) / build.FILE,
+                build.kinds,
+                model.precision,
+                of_worker,
+                sharing.max_rows,
+            )
+            model.use(made, of_worker)
+    return build.error or f"compiled, {build}"
 
 
 def _advise(found: "Mapping[Precision, list[Measured]]", latency_ms: float | None) -> None:

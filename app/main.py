@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from app.engine.client import EngineClient
     from app.engine.compiler import Adopt, Compiler
     from app.engine.runner import Runner
-    from app.engine.sharing import Sharing
     from app.engine.worker import Worker
     from app.service import Engine, Service
 
@@ -226,11 +225,10 @@ def worker_process(control: BlockingControl) -> None:
     )
     runner = Runner(registry, settings.max_batch_size)
     names = registry.expect(start["models"])
-    sharing = runner.device.sharing(settings.max_batch_size)
-    queue = BatchQueue(sharing, settings.max_wait_ms / 1e3)
+    queue = BatchQueue(runner.sharing, settings.max_wait_ms / 1e3)
     worker = Worker(
         runner.run, runner.run_slowly, runner.catalogue, queue, metrics,
-        sharing.drivers, runner.device.use_cores,
+        runner.sharing.drivers, runner.device.use_cores,
     )  # fmt: skip
     worker.start(_listen_local(start["endpoint"]))
     control.send({"kind": "listening", "endpoint": start["endpoint"]})
@@ -242,7 +240,7 @@ def worker_process(control: BlockingControl) -> None:
         announce()
 
     loader = Loader(registry, runner, queue, on_change, control.send)
-    compiler = make_compiler(settings, registry, start["threads"], sharing, announce,
+    compiler = make_compiler(settings, registry, runner, announce,
                              lambda *build: loader.do(partial(runner.adopt, *build)))  # fmt: skip
     loader.start(names)
     listening = Thread(target=loader.listen, args=(control.lines(),), daemon=True)
@@ -260,20 +258,18 @@ def worker_process(control: BlockingControl) -> None:
 def make_compiler(
     settings: Settings,
     registry: "Registry",
-    threads: int,
-    sharing: "Sharing",
+    runner: "Runner",
     on_change: Callable[[], None],
     adopt: "Adopt",
 ) -> "Compiler | None":
     """What has a worker's models compiled, if the operator wants that."""
-    from app.backbones.program import Cores
     from app.engine.compiler import Child, Compiler
 
     if settings.compile == "off" or registry.device.type != "cpu":
         return None
-    cores = Cores(threads, sharing.drivers)
-    child = Child(settings.model_dump(mode="json"), cores, sharing.max_rows)
-    compiler = Compiler(registry, child, cores, sharing.max_rows, adopt, on_change)
+    cores, max_rows = runner.cores, runner.sharing.max_rows
+    child = Child(settings.model_dump(mode="json"), cores, max_rows)
+    compiler = Compiler(registry, child, cores, max_rows, adopt, on_change)
     compiler.start()
     return compiler
 

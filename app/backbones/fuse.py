@@ -60,7 +60,6 @@ def fuse(module: fx.GraphModule, kit: Kit) -> None:
     _replace_attention(module, kit)
     _tidy(module)
     _reuse_memory(module)
-    module.graph.owning_module = None  # else it stays, with its weights, until the collector comes
 
 
 def pack(module: fx.GraphModule, kit: Kit) -> None:

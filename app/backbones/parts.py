@@ -5,6 +5,7 @@ import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, fx, nn
@@ -91,14 +92,17 @@ class Parts:
         # Heads compute in float32: where trunks do, too, they share their weights.
         float32 = dtype == torch.float32
         self._head_kit = self._kit if float32 or not fused else kit_for(example, torch.float32)
-        self._copies: dict[int, object] = {}  # of modules in that type, by the originals' ids
+        # Weights in that type, by the originals' ids, as long as a trunk uses them.
+        self._copies: WeakValueDictionary[int, Tensor] = WeakValueDictionary()
 
     def trunk(self, nodes: list[fx.Node], stop: fx.Node) -> nn.Module:
         """From the input to a value: [N, 3, H, W] in float32 → that value, in ``dtype``."""
         trunk = _trunk(self._model, nodes, stop)
         if self._kit:
             fuse(trunk, self._kit)
-        return self._lowered(trunk)
+        if self._dtype == torch.float32:
+            return _free(trunk)
+        return _Lowered(_free(self._lowered(trunk)), self._dtype)
 
     def portable_trunk(self, nodes: list[fx.Node], stop: fx.Node) -> nn.Module:
         """The same in float32, of PyTorch's own steps, as a compiler knows them."""
@@ -113,10 +117,11 @@ class Parts:
             pack(head, self._head_kit)
         return head
 
-    def _lowered(self, trunk: fx.GraphModule) -> nn.Module:
-        if self._dtype == torch.float32:
-            return trunk
-        return _Lowered(copy.deepcopy(trunk, self._copies).to(self._dtype), self._dtype)
+    def _lowered(self, trunk: fx.GraphModule) -> fx.GraphModule:
+        lowered: fx.GraphModule = copy.deepcopy(trunk, dict(self._copies)).to(self._dtype)
+        for weight, copied in zip(trunk.parameters(), lowered.parameters(), strict=True):
+            self._copies[id(weight)] = copied
+        return lowered
 
 
 class _Lowered(nn.Module):
@@ -130,6 +135,12 @@ class _Lowered(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         lowered: Tensor = self.trunk(x.to(self._dtype))
         return lowered
+
+
+def _free(trunk: fx.GraphModule) -> fx.GraphModule:
+    """It no longer refers to itself, else it would stay until the collector comes."""
+    trunk.graph.owning_module = None
+    return trunk
 
 
 def _trunk(model: nn.Module, nodes: list[fx.Node], stop: fx.Node) -> fx.GraphModule:

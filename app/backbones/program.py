@@ -7,7 +7,7 @@ each call, half a millisecond of a ResNet-50's, is done beforehand here.
 import mmap
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -161,6 +161,30 @@ def _value(request: Any) -> Tensor:  # noqa: ANN401 - OpenVINO has no types
     """Of a request that was started, once it is there."""
     request.wait()
     return torch.from_numpy(request.get_output_tensor(0).data).clone()
+
+
+def programs(
+    file: Path, kinds: Iterable[Kind], precision: Precision, cores: Cores, max_rows: int
+) -> dict[Kind, Program]:
+    """Programs of a trunk that ``convert`` wrote, warm.
+
+    Args:
+        file: as ``convert`` was told.
+        kinds: of them.
+        precision: in which their layers compute.
+        cores: of the worker.
+        max_rows: of its largest batch.
+
+    Raises:
+        OSError: the file cannot be read.
+        RuntimeError: OpenVINO does not take it.
+    """
+    trunk = read(file)
+    made = {kind: Program(trunk, kind, precision, cores) for kind in kinds}
+    for program in made.values():
+        program.warm_up(max_rows)
+    trunk.let_go()
+    return made
 
 
 def read(file: Path) -> Trunk:

@@ -25,12 +25,15 @@ class Device:
     """A processor or a GPU.
 
     Args:
-        device: as torch has it. A processor has the cores that torch has been told of.
+        device: as torch has it.
+
+    Attributes:
+        cores: of the processor, as many as torch has been told of.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._cores = torch.get_num_threads()
+        self.cores = torch.get_num_threads()
         self._own = local()
 
     @property
@@ -44,7 +47,7 @@ class Device:
         Args:
             max_rows: in a batch on a GPU, in all of them together on a processor.
         """
-        return WholeDevice(max_rows) if self.is_gpu else SharedCores(max_rows, self._cores)
+        return WholeDevice(max_rows) if self.is_gpu else SharedCores(max_rows, self.cores)
 
     def use_cores(self, count: int | None = None) -> None:
         """Let what this thread computes on the processor take so many cores; None: all.
@@ -52,7 +55,7 @@ class Device:
         A GPU's batches are put together there, and by one core: several would wait for one another
         at each picture, which takes ten times as long.
         """
-        torch.set_num_threads(count or self._cores)
+        torch.set_num_threads(count or self.cores)
 
     @cached_property
     def background(self) -> torch.cuda.Stream | None:

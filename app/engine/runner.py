@@ -10,7 +10,7 @@ from app.backbones.builds import Build, trying
 from app.backbones.manifest import Manifest
 from app.backbones.memory import weights_apart
 from app.backbones.model import Model
-from app.backbones.program import Cores, Program, read
+from app.backbones.program import Cores, programs
 from app.backbones.registry import Registry
 from app.backbones.tracing import GATE
 from app.engine.batching import Outcome, SlowRun
@@ -25,12 +25,27 @@ _SLICES = 4  # of a full batch: a slow job's step holds fast ones up no longer, 
 
 
 class Runner:
-    """Runs the jobs of one worker on the models of its registry."""
+    """Runs the jobs of one worker on the models of its registry.
+
+    Args:
+        registry: the models.
+        max_batch_size: rows, as the operator set it.
+
+    Attributes:
+        device: where they are.
+        sharing: how batches share it.
+    """
 
     def __init__(self, registry: Registry, max_batch_size: int) -> None:
         self._registry = registry
         self._max_batch_size = max_batch_size
         self.device = Device(registry.device)
+        self.sharing = self.device.sharing(max_batch_size)
+
+    @property
+    def cores(self) -> Cores:
+        """Of the worker, for which programs are made."""
+        return Cores(self.device.cores, self.sharing.drivers)
 
     def run(self, jobs: Sequence[Job]) -> list[Outcome]:
         """Run rows that share model, version and layer; see ``run``."""
@@ -84,16 +99,10 @@ class Runner:
             RuntimeError: one cannot be set up, or a worker has died of that.
         """
         model = self._registry.get(name, version)
-        sharing = self.device.sharing(self._max_batch_size)
+        file, cores, most = place / build.FILE, self.cores, self.sharing.max_rows
         self.device.use_cores()
-        cores = Cores(torch.get_num_threads(), sharing.drivers)
         with trying(place), weights_apart():
-            trunk = read(place / build.FILE)
-            programs = {kind: Program(trunk, kind, model.precision, cores) for kind in build.kinds}
-            for program in programs.values():
-                program.warm_up(sharing.max_rows)
-            model.use(programs, cores)
-            trunk.let_go()
+            model.use(programs(file, build.kinds, model.precision, cores, most), cores)
 
     def catalogue(self) -> Catalogue:
         """What is served now."""
@@ -126,8 +135,7 @@ class Runner:
         job = Job(
             model="", version="", pixels=pixels, deadline=0, classes=("top1",), methods=("gradcam",)
         )
-        largest = self.device.sharing(self._max_batch_size).max_rows
-        for rows, cores in ((largest, 1), (1, None)):
+        for rows, cores in ((self.sharing.max_rows, 1), (1, None)):
             self.device.use_cores(cores)
             run(model, [job] * rows)
 

@@ -25,7 +25,7 @@ from torchvision import models
 
 from app.backbones.manifest import find_manifest
 from app.backbones.model import Model
-from app.backbones.program import Cores, Program, convert, read
+from app.backbones.program import Cores, convert, programs
 from app.engine.fast import run
 from app.engine.sharing import SharedCores
 from app.types import Job, Pixels
@@ -85,9 +85,7 @@ def use_programs(model: Model, cores: Cores) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "trunk.xml"
         convert(model.portable_trunk(), model.example(2), file)
-        trunk = read(file)
-        programs = {kind: Program(trunk, kind, model.precision, cores) for kind in cores.kinds}
-        model.use(programs, cores)
+        model.use(programs(file, cores.kinds, model.precision, cores, ROWS), cores)
 
 
 @torch.no_grad()

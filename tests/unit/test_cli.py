@@ -149,13 +149,19 @@ def test_what_cannot_be_evaluated_is_one_line(capsys: pytest.CaptureFixture[str]
     assert_fails(capsys, ["sanity", "tiny"], "samples")
 
 
-def test_tune_prints_the_times_and_the_settings(capsys: pytest.CaptureFixture[str]) -> None:
+def test_tune_prints_the_times_and_the_settings_of_what_a_worker_would_compile(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     main(["tune", "tiny", "--seconds", "0"])
     printed = capsys.readouterr().out
+    assert re.search(r"fp32  compiled, times as fast: .*beside \d", printed)
     assert printed.count("images/s") >= 6
     assert "APP_MAX_BATCH_SIZE=" in printed
+    monkeypatch.setenv("APP_COMPILE", "off")
     main(["tune", "tiny", "--seconds", "0", "--latency", "0.001"])
-    assert "No batch is done within 0.001 ms." in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "fp32  nothing compiled" in printed
+    assert "No batch is done within 0.001 ms." in printed
     assert_fails(capsys, ["tune", "nobody"], "no manifest named 'nobody'")
 
 

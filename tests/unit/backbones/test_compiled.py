@@ -14,6 +14,7 @@ from app.backbones.kit import Conv
 from app.backbones.model import Loading, Model
 from app.backbones.program import Cores, Kind
 from app.errors import ModelCheckFailed
+from app.types import Precision
 from tests.unit.conftest import make_manifest
 
 CPU = torch.device("cpu")
@@ -106,11 +107,12 @@ def test_where_a_program_was_not_worth_it_the_trunk_goes_on(
     assert called == [1]
 
 
-def test_a_trunk_that_programs_have_replaced_is_let_go_with_its_weights() -> None:
-    model = Model(make_manifest(), CPU)
-    fused = [m for m in model.cut().forward_features.modules() if isinstance(m, Conv)]
-    gone = [weakref.ref(conv.weights) for conv in fused]
-    del fused
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_trunk_that_programs_have_replaced_is_let_go_with_its_weights(
+    precision: Precision,
+) -> None:
+    model = Model(make_manifest(), CPU, Loading(precision=precision))
+    gone = [weakref.ref(weights) for weights in own_weights(model)]
     gc.disable()  # it would stop everybody, so it is not waited for
     try:
         model.use({"beside": model.portable_trunk()}, Cores(1, 1))
@@ -118,6 +120,13 @@ def test_a_trunk_that_programs_have_replaced_is_let_go_with_its_weights() -> Non
         gc.enable()
     assert gone
     assert [ref() for ref in gone] == [None] * len(gone)
+
+
+def own_weights(model: Model) -> Iterator[object]:
+    """Of the trunk alone: laid out anew, or in another type."""
+    trunk = model.cut().forward_features
+    yield from (layer.weights for layer in trunk.modules() if isinstance(layer, Conv))
+    yield from (weight for weight in trunk.parameters() if weight.dtype != torch.float32)
 
 
 @pytest.mark.parametrize("wrong", [lambda y: y + 1, lambda y: y * torch.nan])
