@@ -76,12 +76,15 @@ def _measure(
     settings: Settings, manifest: Manifest, precision: Precision, seconds: float
 ) -> "tuple[str, list[Measured]]":
     """Of a model as a worker has it after its first minute; first what compiling it came to."""
+    import torch
+
     from app.engine.device import apart
     from app.engine.tuning import measure
 
     chosen = manifest.model_copy(update={"precision": precision})
     model = apart(_load, settings, chosen)
     compiled = apart(_compile, settings, chosen, model)
+    torch.set_num_threads(cores())  # compiling may have left fewer
     return compiled, measure(model, seconds=seconds)
 
 

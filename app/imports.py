@@ -2,11 +2,10 @@
 
 import gc
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
-from typing import Any
 
 _COMPILER = "torch._dynamo.utils"
 
@@ -35,21 +34,31 @@ def import_torchvision() -> None:
     import_module("torch")
     if _COMPILER in sys.modules:
         return
-    sys.modules[_COMPILER] = _Postponed(_COMPILER)
+    postponed = sys.modules[_COMPILER] = _Postponed(_COMPILER)
     try:
         import_module("torchvision")
     finally:
-        del sys.modules[_COMPILER]
+        postponed.leave()
 
 
 class _Postponed(ModuleType):
-    """A module's functions, which import it when they are called."""
+    """Asks the module once it is asked itself; who wants more of it gets the module."""
 
-    def __getattr__(self, name: str) -> Callable[..., Any]:
+    def is_compile_supported(self, device: str) -> bool:
+        """What torchvision imports, and does not ask."""
+        supported: bool = self._module().is_compile_supported(device)
+        return supported
+
+    def __getattr__(self, name: str) -> object:
         if name.startswith("__"):
             raise AttributeError(name)
+        return getattr(self._module(), name)
 
-        def call(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - the other one's
-            return getattr(import_module(self.__name__), name)(*args, **kwargs)
+    def _module(self) -> ModuleType:
+        self.leave()
+        return import_module(self.__name__)
 
-        return call
+    def leave(self) -> None:
+        """Let the module itself be found."""
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]

@@ -119,9 +119,9 @@ def weights_apart() -> Iterator[None]:
     A worker's other memory is kept for its next batch. To look through all of that for what could
     be given back holds up whoever allocates, for 40 ms where a ResNet-50 was replaced.
     """
-    kept = os.environ.get(_KEEPS)
+    kept = os.environ.get(_KEEPS, "")
     choose = getattr(ctypes.CDLL(None), "mallopt", None)
-    if not kept or not choose:
+    if not kept.isdecimal() or not choose:
         yield
         return
     choose(_M_MMAP_THRESHOLD, _WEIGHT)

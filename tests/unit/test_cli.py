@@ -11,14 +11,24 @@ from PIL import Image
 from torch import nn
 from torchvision import models
 
+from app.backbones import compiling
+from app.backbones.builds import Build
+from app.backbones.manifest import find_manifest
 from app.cli import main, settings_from
-from app.cli_tune import _advise
+from app.cli_tune import _advise, _measure
+from app.engine import tuning
+from app.engine.device import Device
 from app.engine.tuning import Measured
+from app.machine import cores
+from app.settings import Settings
 from tests.pictures import make_upload
 from tests.server import TEST_MODELS
 
 if TYPE_CHECKING:
     from app.types import Precision
+
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -163,6 +173,20 @@ def test_tune_prints_the_times_and_the_settings_of_what_a_worker_would_compile(
     assert "fp32  nothing compiled" in printed
     assert "No batch is done within 0.001 ms." in printed
     assert_fails(capsys, ["tune", "nobody"], "no manifest named 'nobody'")
+
+
+def test_what_is_measured_has_all_cores_again_once_it_is_compiled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def compile_model(*_arguments: object) -> Build:
+        torch.set_num_threads(1)  # as the real one does, where a batch's share is one core
+        return Build(error="this one is not for it")
+
+    monkeypatch.setattr(compiling, "compile_model", compile_model)
+    found: list[int] = []
+    monkeypatch.setattr(tuning, "measure", lambda _model, **_: found.append(Device(CPU).cores))
+    told, _ = _measure(Settings(), find_manifest(TEST_MODELS, "tiny"), "fp32", 3)
+    assert (told, found) == ("this one is not for it", [cores()])
 
 
 @pytest.mark.parametrize(

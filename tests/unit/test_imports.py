@@ -3,6 +3,7 @@
 import gc
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -74,6 +75,24 @@ from torch._dynamo.utils import is_compile_supported
 assert asks is not is_compile_supported
 assert asks("cpu") == is_compile_supported("cpu")
 assert torch.compile(lambda x: x + 1, backend="eager")(torch.ones(1)) == 2
+""")
+
+
+def test_a_torchvision_that_needs_all_of_the_compiler_has_it(tmp_path: Path) -> None:
+    (tmp_path / "torchvision.py").write_text(
+        "from torch._dynamo.utils import is_compile_supported\nimport torch._dynamo\n"
+    )
+    run_alone(f"""
+sys.path.insert(0, {str(tmp_path)!r})
+from app.imports import import_torchvision
+import_torchvision()
+import torch
+import torchvision
+assert torchvision.__file__.startswith({str(tmp_path)!r})
+from torch._dynamo.utils import counters, is_compile_supported
+assert torchvision.is_compile_supported("cpu") == is_compile_supported("cpu")
+assert torch.compile(lambda x: x + 1, backend="eager")(torch.ones(1)) == 2
+assert counters["frames"]["ok"]
 """)
 
 

@@ -52,7 +52,8 @@ def test_weights_that_are_apart_are_given_back_when_they_go_and_batches_are_kept
     assert batch == 0
 
 
-def test_who_did_not_ask_to_keep_memory_is_left_alone() -> None:
+@pytest.mark.parametrize("given", [{}, {"MALLOC_MMAP_THRESHOLD_": "0x10000"}])
+def test_who_did_not_ask_to_keep_so_much_memory_is_left_alone(given: dict[str, str]) -> None:
     code = """
 from unittest import mock
 import ctypes
@@ -62,4 +63,6 @@ with mock.patch.object(ctypes, "CDLL") as library, weights_apart():
 library.return_value.mallopt.assert_not_called()
 """
     plain = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=plain, check=True, timeout=120)
+    subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=plain | given, check=True, timeout=120
+    )
