@@ -45,6 +45,12 @@ def test_requests_of_a_killed_worker_are_answered_after_its_restart(tmp_path: Pa
         assert server.is_ready()
 
 
+def test_once_its_models_are_loaded_a_server_has_a_spare_http_process(tmp_path: Path) -> None:
+    with serving(tmp_path / "log") as server:
+        server.wait_until_ready()
+        wait_for(lambda: len(server.children("http")) == 2)
+
+
 @pytest.fixture(scope="module")
 def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with a deadline of five seconds."""
