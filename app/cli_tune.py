@@ -110,8 +110,9 @@ def _load(settings: Settings, manifest: Manifest) -> "Model":
 def _compile(settings: Settings, manifest: Manifest, model: "Model") -> str:
     """Let a model use the programs that are worth having, and say which."""
     from app.backbones.compiling import compile_model
+    from app.backbones.cores import Cores
     from app.backbones.model import Loading
-    from app.backbones.program import Cores, programs
+    from app.backbones.program import programs
     from app.engine.device import Device
 
     if settings.compile == "off" or not model.can_compile:

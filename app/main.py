@@ -285,9 +285,9 @@ def compiler_process(control: BlockingControl) -> None:
     process_gives_way()
     # These take seconds: not before others go first.
     from app.backbones.compiling import compile_model
+    from app.backbones.cores import Cores
     from app.backbones.manifest import Manifest
     from app.backbones.model import Loading
-    from app.backbones.program import Cores
 
     settings = Settings.model_validate(start["settings"])
     set_up_logs(settings.log_format, start["name"])

@@ -25,9 +25,10 @@ from torch import Tensor, nn
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from app.backbones.cores import Cores  # noqa: E402
 from app.backbones.manifest import read_manifest  # noqa: E402 - from a checkout
 from app.backbones.model import Loading, Model  # noqa: E402
-from app.backbones.program import Cores, Program, convert, read  # noqa: E402
+from app.backbones.program import Program, convert, read  # noqa: E402
 from app.engine.environment import environment  # noqa: E402
 from app.types import Precision  # noqa: E402
 

@@ -17,7 +17,8 @@ import torch.hub
 
 import app
 from app.backbones.alone import alone
-from app.backbones.program import Cores, Kind, openvino_version
+from app.backbones.cores import Cores, Kind
+from app.backbones.program import openvino_version
 from app.types import Frozen
 
 _FORMAT = 2

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from app.backbones.program import Cores, Kind
+from app.backbones.cores import Cores, Kind
 
 
 class Compiled(nn.Module):

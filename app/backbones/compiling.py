@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from app.backbones.builds import Build, Built
+from app.backbones.cores import Cores, Kind
 from app.backbones.manifest import Manifest
 from app.backbones.model import Loading, Model
-from app.backbones.program import Cores, Kind, Program, Trunk, convert, read
+from app.backbones.program import Program, Trunk, convert, read
 
 log = logging.getLogger(__name__)
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from app.backbones.cores import one_core
 from app.types import Pixels, Preprocess
 
 _EXAMPLES = 4
@@ -32,15 +33,20 @@ class Inputs:
         """Pictures, each uint8 [H, W, 3] → float32 [N, 3, H, W], normalised."""
         return self.normalize(self.stack(pictures))
 
+    @one_core()
     def stack(self, pictures: Sequence[Pixels]) -> Tensor:
         """Pictures, each uint8 [H, W, 3] → [N, 3, H, W], channels last, on the device."""
+        tensors = [_tensor(picture) for picture in pictures]
+        if len(tensors) == 1 and self._device.type == "cpu":
+            return tensors[0].unsqueeze(0).permute(0, 3, 1, 2)  # nobody writes to it
         pinned = self._device.type == "cuda"  # a GPU then fetches them while this thread goes on
         shape = (len(pictures), *pictures[0].shape)
         batch = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
         # Not by NumPy: it gives Python's lock away for each picture, and has to wait for it again.
-        torch.stack([_tensor(picture) for picture in pictures], out=batch)
+        torch.stack(tensors, out=batch)
         return batch.to(self._device, non_blocking=True).permute(0, 3, 1, 2)
 
+    @one_core()
     def normalize(self, batch: Tensor) -> Tensor:
         """Stacked pictures → what the network takes, float32."""
         pixels = batch.permute(0, 2, 3, 1)

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from app.backbones.captured import Captured
 from app.backbones.compiled import Compiled
+from app.backbones.cores import Cores, Kind
 from app.backbones.cut import Cutter, Untraceable
 from app.backbones.family import build, labels, preprocess
 from app.backbones.hooked import HookedCutter
@@ -19,7 +20,6 @@ from app.backbones.inputs import Inputs
 from app.backbones.manifest import Manifest
 from app.backbones.onednn import computes_in
 from app.backbones.parts import Cut
-from app.backbones.program import Cores, Kind
 from app.backbones.rewire import attend, guided, has_attention, has_relu
 from app.backbones.selfcheck import check_logits, check_scores, self_check
 from app.errors import InvalidOption, ModelCheckFailed

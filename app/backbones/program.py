@@ -13,41 +13,19 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from app.backbones.cores import Cores, Kind
 from app.types import Precision
 
-Kind = Literal["alone", "beside"]
 _HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 _WARM_S = 1.0
 _PAUSE = 3  # times as long as what it follows
 _MAP_NDIM = 4  # [N, C, H, W]; tokens have one dimension less
-
-
-@dataclass(frozen=True, slots=True)
-class Cores:
-    """Those of a worker: ``all`` for a row alone, or dealt out to so many drivers' batches."""
-
-    all: int
-    drivers: int
-
-    @property
-    def share(self) -> int:
-        """That a batch has beside others."""
-        return max(1, self.all // self.drivers)
-
-    @property
-    def kinds(self) -> tuple[Kind, ...]:
-        """Of programs that are worth having."""
-        return ("alone", "beside") if self.all > self.share else ("beside",)
-
-    def kind(self, rows: int, threads: int) -> Kind:
-        """Which program computes so many rows by so many cores."""
-        return "alone" if rows == 1 and threads > self.share else "beside"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from app.backbones.builds import Build, building, find, keep, place_of
+from app.backbones.cores import Cores
 from app.backbones.manifest import Manifest
 from app.backbones.memory import check_compiles
-from app.backbones.program import Cores, openvino
+from app.backbones.program import openvino
 from app.backbones.registry import Registry
 from app.engine.control import BlockingControl, Line
 from app.engine.environment import has_openvino

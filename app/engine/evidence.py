@@ -3,11 +3,10 @@
 The names of the properties are those of the methods' parameters; see ``app/explain/registry.py``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import accumulate
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -15,13 +14,33 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from app.backbones.cores import one_core
 from app.backbones.model import Model
 from app.backbones.parts import Cut
 from app.explain.registry import Method
 
 Weights = Sequence[Mapping[int, float]]  # for each row, of its logits; those that are missing: 0
 
+T = TypeVar("T")
+
 _BY_LAYER = ("activations", "gradients")
+
+
+class once(Generic[T]):  # noqa: N801 - used as ``property`` is
+    """A property that is computed when it is first asked for, by the only thread that asks.
+
+    That of Python 3.11 has a lock for all objects of a class: one batch would wait for another's
+    pass through the model.
+    """
+
+    def __init__(self, compute: Callable[[Any], T]) -> None:
+        self._compute = compute
+        self.__doc__ = compute.__doc__
+
+    def __get__(self, instance: object, owner: type) -> T:
+        value = self._compute(instance)
+        vars(instance)[self._compute.__name__] = value  # found there from now on
+        return value
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +135,7 @@ class Evidence:
         else:
             self._activations, self.answers = model.classify(batch, cut)
 
-    @cached_property
+    @once
     def at_cut(self) -> _Graph | _Neck | _LinearHead:
         """From the cut to the logits."""
         if self.cut.linear is None:
@@ -124,7 +143,7 @@ class Evidence:
             return graph
         return _LinearHead([self._activations], self.cut.linear)
 
-    @cached_property
+    @once
     def _through_head(self) -> tuple[_Graph | _Neck, Tensor]:
         """From the cut on, with autograd as far as it is needed; and the logits."""
         neck = self.cut.neck
@@ -137,12 +156,12 @@ class Evidence:
             return _Graph(last, targets), last.detach()
         return _Neck(last, targets, neck.last.weight), neck.last(last.detach())
 
-    @cached_property
+    @once
     def inputs(self) -> Tensor:
         """[N, 3, H, W], normalised."""
         return self._model.inputs.normalize(self._batch)
 
-    @cached_property
+    @once
     def activations(self) -> list[Tensor]:
         """For each layer [N, C, h, w]."""
         return [
@@ -150,26 +169,26 @@ class Evidence:
             for grid, value in zip(self.cut.grids, self.at_cut.values, strict=True)
         ]
 
-    @cached_property
+    @once
     def attention(self) -> list[Tensor]:
         """For each block [N, heads, T, T]."""
         return [value.detach() for value in self.at_attention.values]
 
-    @cached_property
+    @once
     def at_input(self) -> _Graph:
         """From the picture to the logits, through all of the model."""
         with torch.enable_grad():
             leaf = self.inputs.clone().requires_grad_()
             return _Graph(self._model.module(leaf), [leaf])
 
-    @cached_property
+    @once
     def at_guided_input(self) -> _Graph:
         """The same through guided ReLUs."""
         with torch.enable_grad():
             leaf = self.inputs.clone().requires_grad_()
             return _Graph(self._model.guided(leaf), [leaf])
 
-    @cached_property
+    @once
     def at_attention(self) -> _Graph:
         """From the attention of each block to the logits."""
         with torch.enable_grad():
@@ -194,30 +213,31 @@ class Objectives:
         needed = {name: self._get(name) for name in method.info.needs}
         if not set(_BY_LAYER).intersection(needed):
             return self._laid_out(method.compute(**needed))
-        maps = [
-            method.compute(**{n: v[layer] if n in _BY_LAYER else v for n, v in needed.items()})
-            for layer in range(len(cut.layers))
-        ]
+        with one_core():
+            maps = [
+                method.compute(**{n: v[layer] if n in _BY_LAYER else v for n, v in needed.items()})
+                for layer in range(len(cut.layers))
+            ]
         return method.fuse(maps) if method.fuse and len(maps) > 1 else maps[0]
 
-    @cached_property
+    @once
     def gradients(self) -> list[Tensor]:
         """For each layer [N, C, h, w]."""
         found = self._evidence.at_cut.gradients(self._weights)
         grids = self._evidence.cut.grids
         return [grid.maps(value.float()) for grid, value in zip(grids, found, strict=True)]
 
-    @cached_property
+    @once
     def input_gradients(self) -> Tensor:
         """[N, 3, H, W]."""
         return self._evidence.at_input.gradients(self._weights)[0]
 
-    @cached_property
+    @once
     def guided_gradients(self) -> Tensor:
         """[N, 3, H, W]."""
         return self._evidence.at_guided_input.gradients(self._weights)[0]
 
-    @cached_property
+    @once
     def attention_gradients(self) -> list[Tensor]:
         """For each block [N, heads, T, T]."""
         return list(self._evidence.at_attention.gradients(self._weights))

@@ -7,10 +7,11 @@ import numpy as np
 import torch
 
 from app.backbones.builds import Build, trying
+from app.backbones.cores import Cores
 from app.backbones.manifest import Manifest
 from app.backbones.memory import weights_apart
 from app.backbones.model import Model
-from app.backbones.program import Cores, programs
+from app.backbones.program import programs
 from app.backbones.registry import Registry
 from app.backbones.tracing import GATE
 from app.engine.batching import Outcome, SlowRun

@@ -91,15 +91,21 @@ def _shares(cells: int, out: int) -> NDArray[np.float64]:
 
 
 def _weights(cells: int, start: float, stop: float, upload: int, out: int) -> NDArray[np.float32]:
-    """[out, cells]: what each cell adds to each output pixel; nothing outside [start, stop).
-
-    One pixel at least is inside.
-    """
-    centre = (np.arange(out) + 0.5) * (upload / out)
-    place = np.clip((centre - start) / (stop - start) * cells - 0.5, 0, cells - 1)
-    near = np.maximum(0, 1 - np.abs(place[:, None] - np.arange(cells)))
-    inside = (centre >= start) & (centre < stop)
-    if not inside.any():  # it is narrower than a pixel of the result
-        inside[np.abs(centre - (start + stop) / 2).argmin()] = True
-    weights: NDArray[np.float32] = (near * inside[:, None]).astype(np.float32)
+    """[out, cells]: what each cell adds to each output pixel; nothing outside [start, stop)."""
+    centre = np.arange(0.5, out) * (upload / out)
+    inside = _between(centre, start, stop)
+    place = (centre[inside] - start) / (stop - start) * cells - 0.5
+    near = np.subtract.outer(np.minimum(np.maximum(place, 0), cells - 1), np.arange(cells))
+    # In place: among busy threads, what a step of NumPy takes is waiting for Python's lock.
+    np.subtract(1, np.abs(near, out=near), out=near)
+    weights = np.zeros((out, cells), np.float32)
+    np.maximum(near, 0, out=weights[inside], casting="same_kind")
     return weights
+
+
+def _between(centre: NDArray[np.float64], start: float, stop: float) -> slice:
+    """Of rising numbers those in [start, stop), but one at least: the nearest."""
+    first, end = centre.searchsorted((start, stop)).tolist()
+    if first == end:  # it is narrower than a pixel of the result
+        first = int(np.abs(centre - (start + stop) / 2).argmin())
+    return slice(first, max(end, first + 1))

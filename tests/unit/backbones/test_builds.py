@@ -10,7 +10,7 @@ import torch
 
 from app.backbones import builds
 from app.backbones.builds import Build, Built, building, find, keep, place_of, trying
-from app.backbones.program import Cores
+from app.backbones.cores import Cores
 
 
 @pytest.fixture(autouse=True)

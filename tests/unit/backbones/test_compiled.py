@@ -10,9 +10,9 @@ from torch import Tensor
 
 from app.backbones import model as model_module
 from app.backbones.compiled import Compiled
+from app.backbones.cores import Cores, Kind
 from app.backbones.kit import Conv
 from app.backbones.model import Loading, Model
-from app.backbones.program import Cores, Kind
 from app.errors import ModelCheckFailed
 from app.types import Precision
 from tests.unit.conftest import make_manifest

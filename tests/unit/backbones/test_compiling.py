@@ -9,8 +9,8 @@ from torch import Tensor
 
 from app.backbones import compiling
 from app.backbones.compiling import compile_model, compile_trunk
+from app.backbones.cores import Cores, Kind
 from app.backbones.model import DEFAULTS, Model
-from app.backbones.program import Cores, Kind
 from app.errors import ModelCheckFailed
 from app.types import Precision
 from tests.unit.conftest import make_manifest

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from app.backbones import program as program_module
+from app.backbones.cores import Cores, Kind
 from app.backbones.model import Model
-from app.backbones.program import Cores, Kind, Program, openvino, read
+from app.backbones.program import Program, openvino, read
 from tests.server import ROOT
 from tests.unit.conftest import make_manifest
 

@@ -12,8 +12,8 @@ import torch
 
 from app.backbones import memory, program
 from app.backbones.builds import Build, Built
+from app.backbones.cores import Cores
 from app.backbones.manifest import Manifest
-from app.backbones.program import Cores
 from app.backbones.registry import Registry
 from app.engine import compiler as compiler_module
 from app.engine.compiler import Child, Compiler, Unable, _build

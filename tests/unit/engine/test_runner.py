@@ -1,8 +1,10 @@
 """Numbers: equal to the closed form, and the same alone or in any company."""
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from threading import Event, Thread
+from threading import Barrier, Event, Thread
 from typing import Any
 
 import numpy as np
@@ -109,6 +111,57 @@ def test_a_model_answers_while_another_one_is_being_traced(
     Cutter(Traced(traced, ran).requires_grad_(False), torch.randn(1, 3, 8, 8))
     other.join(30)
     assert [type(outcome) for outcome in outcomes] == [JobResult]
+
+
+@pytest.mark.parametrize("architecture", ["resnet18", "mobilenet_v3_small"])
+def test_two_batches_pass_through_a_model_at_once(
+    architecture: str, pictures: NDArray[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Model(make_manifest(architecture=architecture, **PICTURED), torch.device("cpu"))
+    trunk, both = model.cut().forward_features.forward, Barrier(2)
+
+    def meet(x: Tensor) -> Tensor:
+        both.wait(30)
+        features: Tensor = trunk(x)
+        return features
+
+    monkeypatch.setattr(model.cut().forward_features, "forward", meet)
+    with ThreadPoolExecutor(2) as drivers:
+        jobs = [make_job(picture, "top1") for picture in pictures[:2]]
+        outcomes = list(drivers.map(lambda job: run(model, [job]), jobs))
+    assert [type(outcome) for (outcome,) in outcomes] == [JobResult, JobResult]
+
+
+def test_light_steps_take_one_core_and_the_network_all(
+    model: Model, pictures: NDArray[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: dict[str, int] = {}
+
+    def noting(what: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def noted(*args: Tensor, **kwargs: Tensor) -> Tensor:
+            used[what] = torch.get_num_threads()
+            return function(*args, **kwargs)
+
+        return noted
+
+    trunk, gradcam = model.cut().forward_features, methods()["gradcam"]
+    monkeypatch.setattr(trunk, "forward", noting("network", trunk.forward))
+    map_of = replace(gradcam, compute=noting("map", gradcam.compute))
+    monkeypatch.setitem(methods(), "gradcam", map_of)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        results(model, [make_job(pictures[0], "top1")])
+        assert used == {"network": 3, "map": 1}
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_picture_alone_is_left_as_it_is(model: Model, pictures: NDArray[Any]) -> None:
+    picture = pictures[0].copy()
+    model.inputs([picture])
+    np.testing.assert_array_equal(picture, pictures[0])
 
 
 def test_gradcam_is_the_closed_form_on_pooling_and_a_linear_head(
