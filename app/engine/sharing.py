@@ -9,6 +9,7 @@ from typing import Protocol
 _GPU_DRIVERS = 3  # one batch computes; the next one's pictures come, and the last one's maps go
 _MAX_CPU_DRIVERS = 4  # each keeps threads of its own for all cores
 _WORTH_S = 0.02  # of a core's time: less than that waits for company while something else runs
+_PATIENCE_S = 0.05  # but no longer than this
 _ENOUGH_S = 0.04  # of each of its cores: a batch of more rows is no cheaper, and they wait longer
 _FEW = 2  # rows for a core, where each could have as many: more are no cheaper, and wait longer
 _UNKNOWN_S = 1.0  # of a core, for a row of a model that has not run yet: heavy
@@ -95,16 +96,17 @@ class SharedCores:
 
     Cores that compute one batch together wait for one another behind each layer, and for the one
     that an http process borrows in the meantime; light layers are done before it was worth waking
-    anybody. So each batch gets few cores, but those only if there is enough to do: rows of a light
-    model are cheaper together. Nothing is gained beyond a few tens of milliseconds, and who waits
-    for an answer would wait for the whole batch.
+    anybody. So each batch gets few cores, but those only if there is enough to do. The lighter the
+    rows, the cheaper they are together, and the more of the cores do http processes need, which
+    decode and draw: those rows wait for more company, for a full batch at most. Nothing is gained
+    beyond a few tens of milliseconds, and who waits for an answer would wait for the whole batch.
 
     Args:
         max_rows: in all batches together.
         cores: that there are.
     """
 
-    patience_s = _WORTH_S
+    patience_s = _PATIENCE_S
     clock = staticmethod(time.process_time)  # what else runs on the cores is not the batches'
 
     def __init__(self, max_rows: int, cores: int) -> None:
@@ -123,8 +125,9 @@ class SharedCores:
         if not free or not idle:
             return None
         row_s = self._row_s.get(model or "", _UNKNOWN_S)
-        worth = waiting * row_s / _WORTH_S  # so many cores
-        if waited_s >= _WORTH_S or not running:
+        weight = row_s / _WORTH_S
+        worth = waiting * max(weight * min(1.0, weight), 1 / self.max_rows)  # so many cores
+        if waited_s >= _PATIENCE_S or not running:
             worth = max(1.0, worth)
         parts = min(int(worth), waiting, idle, free)
         if not parts:

@@ -57,7 +57,7 @@ def test_rows_of_a_light_model_stay_together_on_one_core() -> None:
 
 
 def test_many_rows_of_a_light_model_are_dealt_out_too() -> None:
-    assert cores_with_a_light_model().portion("light", 12, 0, []) == Portion(6, 1)
+    assert cores_with_a_light_model().portion("light", 16, 0, []) == Portion(8, 1)
 
 
 def test_a_batch_is_no_larger_than_gains_anything() -> None:
@@ -83,7 +83,18 @@ def test_a_light_row_waits_for_company_beside_another_batch_but_not_for_long() -
     sharing = cores_with_a_light_model()
     assert sharing.portion("light", 3, 0.001, [1]) is None
     assert sharing.portion("light", 3, sharing.patience_s, [1]) == Portion(3, 1)
-    assert sharing.portion("light", 6, 0.001, [1]) == Portion(6, 1)  # it is worth a core
+    assert sharing.portion("light", 7, 0.001, [1]) is None
+    assert sharing.portion("light", 8, 0.001, [1]) == Portion(8, 1)  # there is no room for more
+
+
+def test_the_lighter_the_rows_the_more_of_them_are_worth_a_core_beside_another_batch() -> None:
+    sharing = SharedCores(max_rows=64, cores=2)
+    worth: list[int] = []
+    for row_s in (0.005, 0.010, 0.015, 0.020, 0.040):
+        sharing.learn(str(row_s), 1, row_s, more=False)
+        given = (n for n in range(1, 33) if sharing.portion(str(row_s), n, 0, [1]))
+        worth.append(next(given))
+    assert worth == [16, 4, 2, 1, 1]
 
 
 def test_a_slow_jobs_step_has_the_cores_that_nobody_else_waits_for() -> None:
