@@ -24,13 +24,12 @@ import torch
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
-from benchmark.engine import cores_of_worker, use_programs  # noqa: E402
+from benchmark.engine import cores_of_worker, like_a_worker, use_programs  # noqa: E402
 from benchmark.places import MODELS  # noqa: E402
 from benchmark.weights import NAMES, make_models  # noqa: E402
 
 from app.backbones.manifest import find_manifest  # noqa: E402 - from the folders above
 from app.backbones.model import Loading, Model  # noqa: E402
-from app.engine.environment import environment  # noqa: E402
 from app.engine.fast import run  # noqa: E402
 from app.types import Job  # noqa: E402
 
@@ -64,13 +63,6 @@ def main() -> None:
     for number, found_rates in rates.items():
         print(f"{number:3} rows {statistics.median(found_rates):8.1f} pictures/s"
               f"   {min(found_rates):.1f} to {max(found_rates):.1f}")  # fmt: skip
-
-
-def like_a_worker() -> None:
-    """Begin again with a worker's environment, which a process must find at its start."""
-    wanted = environment("worker")
-    if dict(os.environ) != wanted:
-        os.execve(sys.executable, [sys.executable, *sys.argv], wanted)  # noqa: S606 - ourselves
 
 
 def load(name: str, loading: Loading) -> Model:

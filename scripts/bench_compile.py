@@ -23,13 +23,14 @@ import torch
 from torch import Tensor, nn
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
+
+from benchmark.engine import like_a_worker  # noqa: E402
 
 from app.backbones.cores import Cores  # noqa: E402
 from app.backbones.manifest import read_manifest  # noqa: E402 - from a checkout
 from app.backbones.model import Loading, Model  # noqa: E402
 from app.backbones.program import Program, convert, read  # noqa: E402
-from app.engine.environment import environment  # noqa: E402
 from app.types import Precision  # noqa: E402
 
 MODELS = ("resnet50", "mobilenet_v3_small", "efficientnet_b0", "vit_b_16")
@@ -53,8 +54,7 @@ def main() -> None:
     parser.add_argument("--precision", nargs="+", default=("fp32", "bf16"))
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
-    if environment("worker") != os.environ:  # read when a process starts
-        os.execve(sys.executable, [sys.executable, *sys.argv], environment("worker"))  # noqa: S606
+    like_a_worker()
     torch.set_num_threads(options.threads)
     print(f"torch {torch.__version__}, {options.threads} threads; milliseconds a batch")
     for name in options.models:

@@ -125,19 +125,21 @@ class SharedCores:
         if not free or not idle:
             return None
         row_s = self._row_s.get(model or "", _UNKNOWN_S)
-        weight = row_s / _WORTH_S
-        worth = waiting * max(weight * min(1.0, weight), 1 / self.max_rows)  # so many cores
-        if waited_s >= _PATIENCE_S or not running:
-            worth = max(1.0, worth)
-        parts = min(int(worth), waiting, idle, free)
+        least = 1 if waited_s >= _PATIENCE_S or not running else 0
+        parts = min(max(least, self._parts(waiting, row_s)), waiting, idle, free)
         if not parts:
             return None
-        cores = min(ceil(worth), free) // parts
+        cores = min(ceil(max(parts, waiting * row_s / _WORTH_S)), free) // parts
         if model is not None and self._crowd > _CROWDED:
             cores = min(cores, self._cores // self.drivers)  # others will come meanwhile
         few = min(_FEW, max(1, waiting // self._cores))
         enough = cores * max(few, ceil(_ENOUGH_S / row_s))
         return Portion(min(ceil(waiting / parts), self.max_rows, enough), cores)
+
+    def _parts(self, waiting: int, row_s: float) -> int:
+        """Batches that so many rows are worth beside others: full ones always."""
+        weight = row_s / _WORTH_S
+        return int(waiting * max(weight * min(1.0, weight), 1 / self.max_rows))
 
     def learn(self, model: str, rows: int, seconds: float, *, more: bool) -> None:
         """The next rows of this model will cost about as much, and have as much company."""

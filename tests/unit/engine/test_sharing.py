@@ -58,6 +58,9 @@ def test_rows_of_a_light_model_stay_together_on_one_core() -> None:
 
 def test_many_rows_of_a_light_model_are_dealt_out_too() -> None:
     assert cores_with_a_light_model().portion("light", 16, 0, []) == Portion(8, 1)
+    many = SharedCores(max_rows=64, cores=8)
+    many.learn("light", 1, LIGHT_S, more=False)
+    assert many.portion("light", 64, 0, []) == Portion(16, 2)
 
 
 def test_a_batch_is_no_larger_than_gains_anything() -> None:
