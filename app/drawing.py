@@ -82,22 +82,22 @@ class Canvas:
         options = self.options
         if not options.pictures:
             return None, None
-        levels = render.quantize(self._lay(raw, evidence))
+        levels = render.quantize(self._scaled(raw, evidence))
         style = render.Style(options.colormap, options.alpha, options.format)
         return (
             render.heatmap(levels, style) if "heatmap" in options.output else None,
             None if self.shown is None else render.overlay(levels, self.shown, style),
         )
 
-    def _lay(self, raw: Map, evidence: Map) -> Map:
-        """Evidence on the upload, at the pictures' size."""
+    def _scaled(self, raw: Map, evidence: Map) -> Map:
+        """Evidence on the upload, at the pictures' size, in levels."""
         info, out = self.info, geometry.fit(*self.upload, self.options.size)
         if self.options.normalize == "minmax":
-            return geometry.lay(evidence, info.crop, self.upload, out)
+            return geometry.lay(render.scale(evidence), info.crop, self.upload, out)
         # pytorch-grad-cam scales the coarse map, and once more what it was resized to.
         laid = geometry.lay(grad_cam_scale(np.maximum(raw, 0)), info.crop, self.upload, out)
         seen = geometry.lay(np.ones((1, 1), np.float32), info.crop, self.upload, out) > 0
-        laid[seen] = grad_cam_scale(laid[seen])
+        laid[seen] = render.scale(grad_cam_scale(laid[seen]))
         return laid
 
     def _spots(self, evidence: Map) -> tuple[HotSpot, ...]:

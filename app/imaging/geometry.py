@@ -3,12 +3,19 @@
 Coordinates are continuous pixels of the upright upload: pixel i covers [i, i + 1).
 """
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
 from app.types import Box, Map, Preprocess, View
 
 Size = tuple[int, int]  # width, height
+
+# Weights that are kept, and how many numbers each has at most: 4 MB in all. Most uploads have one
+# of few shapes, and to make weights is a dozen steps of NumPy, each with a wait for Python's lock
+# where other threads are busy.
+_KEPT, _FEW = 64, 2**14
 
 
 def resized(width: int, height: int, spec: Preprocess) -> Size:
@@ -65,8 +72,9 @@ def lay(values: Map, box: Box, upload: Size, out: Size) -> Map:
     Returns:
         [out height, out width]; 0 outside the box.
     """
-    across = _weights(values.shape[1], box.x0, box.x1, upload[0], out[0])
-    down = _weights(values.shape[0], box.y0, box.y1, upload[1], out[1])
+    x, y = out[0] / upload[0], out[1] / upload[1]
+    across = _weights(values.shape[1], box.x0 * x, box.x1 * x, out[0])
+    down = _weights(values.shape[0], box.y0 * y, box.y1 * y, out[1])
     laid: Map = down @ (values @ across.T)
     return laid
 
@@ -90,17 +98,25 @@ def _shares(cells: int, out: int) -> NDArray[np.float64]:
     return shares
 
 
-def _weights(cells: int, start: float, stop: float, upload: int, out: int) -> NDArray[np.float32]:
+def _weights(cells: int, start: float, stop: float, out: int) -> NDArray[np.float32]:
     """[out, cells]: what each cell adds to each output pixel; nothing outside [start, stop)."""
-    centre = np.arange(0.5, out) * (upload / out)
+    make = _kept_weights if cells * out <= _FEW else _new_weights
+    return make(cells, start, stop, out)
+
+
+def _new_weights(cells: int, start: float, stop: float, out: int) -> NDArray[np.float32]:
+    centre = np.arange(0.5, out)
     inside = _between(centre, start, stop)
     place = (centre[inside] - start) / (stop - start) * cells - 0.5
     near = np.subtract.outer(np.minimum(np.maximum(place, 0), cells - 1), np.arange(cells))
-    # In place: among busy threads, what a step of NumPy takes is waiting for Python's lock.
     np.subtract(1, np.abs(near, out=near), out=near)
     weights = np.zeros((out, cells), np.float32)
     np.maximum(near, 0, out=weights[inside], casting="same_kind")
+    weights.flags.writeable = False  # they may be kept
     return weights
+
+
+_kept_weights = lru_cache(_KEPT)(_new_weights)
 
 
 def _between(centre: NDArray[np.float64], start: float, stop: float) -> slice:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from io import BytesIO
 
 import numpy as np
@@ -33,15 +34,17 @@ class Style:
     image_format: str
 
 
-def quantize(evidence: Map) -> Levels:
-    """The map in 256 levels.
+def scale(evidence: Map) -> Map:
+    """Evidence, in [0, 1], in levels: ``quantize`` cuts them off.
 
-    Args:
-        evidence: float32 [height, width] in [0, 1]; it is used up, as large arrays cost time.
+    To lay a map on a picture is linear: before that it has few cells.
     """
-    evidence *= 255
-    evidence += 0.5
-    return evidence.astype(np.uint8)
+    return evidence * np.float32(255) + np.float32(0.5)
+
+
+def quantize(scaled: Map) -> Levels:
+    """The nearest of 256 levels, [height, width], of what ``scale`` gave; of 0, the lowest."""
+    return scaled.astype(np.uint8)
 
 
 def heatmap(levels: Levels, style: Style) -> Picture:
@@ -92,9 +95,12 @@ def _mask(levels: Levels, opacity: Levels) -> Image.Image:
     return Image.fromarray(levels).point(opacity.tolist())  # a third of NumPy's time
 
 
+@lru_cache(256)
 def _opacity(alpha: float) -> Levels:
-    """[256], of each level."""
-    return (np.arange(256) * alpha + 0.5).astype(np.uint8)
+    """[256], of each level; read-only."""
+    opacity = (np.arange(256) * alpha + 0.5).astype(np.uint8)
+    opacity.flags.writeable = False  # many may share it
+    return opacity
 
 
 def _encode(image: Image.Image, image_format: str, options: Mapping[str, int]) -> bytes:

@@ -26,6 +26,11 @@ def found(values: Map, index: int = 1) -> ClassMap:
     return ClassMap(index=index, method="gradcam", layer="l", values=values)
 
 
+def evidence(scaled: Map) -> Map:
+    """What ``render.scale`` was given."""
+    return (scaled - np.float32(0.5)) / np.float32(255)
+
+
 def by_grad_cam(raw: Map, width: int, height: int) -> Map:
     """Its own steps, of one layer: ReLU, scale, resize, and scale again."""
     coarse = scale_cam_image(np.maximum(raw, 0)[None], (width, height))
@@ -38,16 +43,17 @@ def by_grad_cam(raw: Map, width: int, height: int) -> Map:
 def test_the_map_of_pytorch_grad_cam_is_reproduced(size: tuple[int, int], height: float) -> None:
     raw = np.random.default_rng(1).normal(size=(7, 9)).astype(np.float32) * height
     drawing = canvas(*size, normalize="pytorch-grad-cam")
-    ours = drawing._lay(raw, raw)
+    ours = evidence(drawing._scaled(raw, raw))
     np.testing.assert_allclose(ours, by_grad_cam(raw, *size), atol=1e-3)
 
 
 def test_behind_a_crop_it_is_what_that_library_makes_of_the_crop() -> None:
     raw = np.random.default_rng(2).random((7, 7), np.float32) + 1
     drawing = canvas(300, 200, Box(50, 0, 250, 200), normalize="pytorch-grad-cam")
-    ours = drawing._lay(raw, raw)
-    np.testing.assert_allclose(ours[:, 50:250], by_grad_cam(raw, 200, 200), atol=1e-3)
-    assert not ours[:, :50].any()
+    scaled = drawing._scaled(raw, raw)
+    ours = evidence(scaled[:, 50:250])
+    np.testing.assert_allclose(ours, by_grad_cam(raw, 200, 200), atol=1e-3)
+    assert not scaled[:, :50].any()
 
 
 def test_a_score_that_can_hardly_rise_is_flagged() -> None:

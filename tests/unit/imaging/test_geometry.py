@@ -181,6 +181,16 @@ def test_what_the_model_sees_lies_where_the_box_says(
     assert abs(box.y0 + found_y * down - y) <= 1.5 * max(1, down)
 
 
+@pytest.mark.parametrize("kept", [0, 2**20])
+def test_a_map_is_laid_the_same_again_and_again(kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.imaging.geometry._FEW", kept)
+    values = np.random.default_rng(0).random((7, 7), np.float32)
+    boxes = [Box(100, 0, 500, 400), Box(0, 0, 600, 400)]
+    first, other, again = (lay(values, boxes[i], (600, 400), (300, 200)) for i in (0, 1, 0))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
 @pytest.mark.parametrize("start", [0.0, 3.0, 5.0])
 def test_a_crop_narrower_than_a_pixel_is_one_pixel(start: float) -> None:
     box = Box(start, 0, start + 2, 8)

@@ -10,7 +10,7 @@ from PIL import Image
 from app.imaging.colormap import colormap
 from app.imaging.geometry import lay
 from app.imaging.png import Levels
-from app.imaging.render import Style, canvas, heatmap, overlay, quantize
+from app.imaging.render import Style, canvas, heatmap, overlay, quantize, scale
 from app.types import Box, Map, Picture
 from tests.unit.imaging.pictures import exif, levels, photo, read, saved
 
@@ -27,7 +27,7 @@ def opened(picture: Picture) -> Image.Image:
 
 
 def quantized(evidence: Map) -> Levels:
-    return quantize(evidence.copy())  # it is used up
+    return quantize(scale(evidence))
 
 
 def style(image_format: str, alpha: float = 0.6, colors: str = "inferno") -> Style:
@@ -62,9 +62,16 @@ def test_the_colours_are_the_colour_maps(image_format: str, colors: str) -> None
 
 def test_values_between_two_levels_are_rounded() -> None:
     values = np.array([[0.0, 0.4, 0.5, 0.6, 254.5, 255.0]]) / 255
-    assert levels(opened(heatmap(quantize(values.astype(np.float32)), style("png")))).tolist() == [
-        [0, 0, 1, 1, 255, 255]
-    ]
+    assert quantized(values.astype(np.float32)).tolist() == [[0, 0, 1, 1, 255, 255]]
+
+
+def test_a_map_in_levels_can_be_laid_before_they_are_cut_off() -> None:
+    evidence = np.random.default_rng(0).random((7, 7), np.float32)
+    evidence.flat[:2] = 0, 1
+    where = Box(100, 0, 500, 400), (600, 400), (600, 400)
+    laid, expected = lay(scale(evidence), *where), lay(evidence, *where) * 255
+    np.testing.assert_array_equal(quantize(laid)[:, :100], 0)
+    assert np.abs(quantize(laid) - expected).max() < 0.501
 
 
 def test_a_blank_map_is_a_transparent_picture() -> None:
