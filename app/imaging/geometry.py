@@ -16,6 +16,7 @@ Size = tuple[int, int]  # width, height
 # of few shapes, and to make weights is a dozen steps of NumPy, each with a wait for Python's lock
 # where other threads are busy.
 _KEPT, _FEW = 64, 2**14
+_DIGITS = 9  # of a pixel: what rounding makes of the same span in uploads of other sizes differs
 
 
 def resized(width: int, height: int, spec: Preprocess) -> Size:
@@ -72,9 +73,8 @@ def lay(values: Map, box: Box, upload: Size, out: Size) -> Map:
     Returns:
         [out height, out width]; 0 outside the box.
     """
-    x, y = out[0] / upload[0], out[1] / upload[1]
-    across = _weights(values.shape[1], box.x0 * x, box.x1 * x, out[0])
-    down = _weights(values.shape[0], box.y0 * y, box.y1 * y, out[1])
+    across = _weights(values.shape[1], *_scaled(box.x0, box.x1, upload[0], out[0]), out[0])
+    down = _weights(values.shape[0], *_scaled(box.y0, box.y1, upload[1], out[1]), out[1])
     laid: Map = down @ (values @ across.T)
     return laid
 
@@ -96,6 +96,11 @@ def _shares(cells: int, out: int) -> NDArray[np.float64]:
     overlap = np.minimum(edges[1:], cell + 1) - np.maximum(edges[:-1], cell)
     shares: NDArray[np.float64] = overlap.clip(min=0) * (out / cells)
     return shares
+
+
+def _scaled(start: float, stop: float, upload: int, out: int) -> tuple[float, float]:
+    """A span of the upload in pixels of the result; equal for uploads of one shape."""
+    return round(start * out / upload, _DIGITS), round(stop * out / upload, _DIGITS)
 
 
 def _weights(cells: int, start: float, stop: float, out: int) -> NDArray[np.float32]:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from app.imaging.decode import decode
-from app.imaging.geometry import crop_offset, fit, lay, resized, seen, shrink
+from app.imaging.geometry import _kept_weights, crop_offset, fit, lay, resized, seen, shrink
 from app.imaging.preprocess import preprocess
 from app.types import Box, Map, Preprocess, View
 from tests.unit.imaging.pictures import exif, read, saved
@@ -189,6 +189,15 @@ def test_a_map_is_laid_the_same_again_and_again(kept: int, monkeypatch: pytest.M
     first, other, again = (lay(values, boxes[i], (600, 400), (300, 200)) for i in (0, 1, 0))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
+
+
+def test_uploads_of_one_shape_share_what_lays_their_maps() -> None:
+    _kept_weights.cache_clear()
+    values = np.ones((7, 7), np.float32)
+    for width in (640, 1024, 1600, 2592, 4032, 4608):
+        upload = (width, width * 3 // 4)
+        lay(values, seen(*upload, SPECS[0], "crop"), upload, fit(*upload, 640))
+    assert _kept_weights.cache_info().misses == 2  # across and down
 
 
 @pytest.mark.parametrize("start", [0.0, 3.0, 5.0])
