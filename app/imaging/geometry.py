@@ -16,7 +16,7 @@ Size = tuple[int, int]  # width, height
 # of few shapes, and to make weights is a dozen steps of NumPy, each with a wait for Python's lock
 # where other threads are busy.
 _KEPT, _FEW = 64, 2**14
-_DIGITS = 9  # of a pixel: what rounding makes of the same span in uploads of other sizes differs
+_DIGITS = 9  # of a pixel: beyond them, uploads of one shape differ by rounding
 
 
 def resized(width: int, height: int, spec: Preprocess) -> Size:
@@ -73,8 +73,8 @@ def lay(values: Map, box: Box, upload: Size, out: Size) -> Map:
     Returns:
         [out height, out width]; 0 outside the box.
     """
-    across = _weights(values.shape[1], *_scaled(box.x0, box.x1, upload[0], out[0]), out[0])
-    down = _weights(values.shape[0], *_scaled(box.y0, box.y1, upload[1], out[1]), out[1])
+    across = _weights(values.shape[1], *_span(box.x0, box.x1, upload[0], out[0]), out[0])
+    down = _weights(values.shape[0], *_span(box.y0, box.y1, upload[1], out[1]), out[1])
     laid: Map = down @ (values @ across.T)
     return laid
 
@@ -98,7 +98,7 @@ def _shares(cells: int, out: int) -> NDArray[np.float64]:
     return shares
 
 
-def _scaled(start: float, stop: float, upload: int, out: int) -> tuple[float, float]:
+def _span(start: float, stop: float, upload: int, out: int) -> tuple[float, float]:
     """A span of the upload in pixels of the result; equal for uploads of one shape."""
     return round(start * out / upload, _DIGITS), round(stop * out / upload, _DIGITS)
 

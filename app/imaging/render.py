@@ -39,7 +39,8 @@ def scale(evidence: Map) -> Map:
 
     To lay a map on a picture is linear: before that it has few cells.
     """
-    return evidence * np.float32(255) + np.float32(0.5)
+    scaled: Map = evidence * 255 + 0.5
+    return scaled
 
 
 def quantize(scaled: Map) -> Levels:

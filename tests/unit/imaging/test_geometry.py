@@ -181,14 +181,22 @@ def test_what_the_model_sees_lies_where_the_box_says(
     assert abs(box.y0 + found_y * down - y) <= 1.5 * max(1, down)
 
 
-@pytest.mark.parametrize("kept", [0, 2**20])
-def test_a_map_is_laid_the_same_again_and_again(kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.imaging.geometry._FEW", kept)
+def test_a_map_is_laid_the_same_whether_its_weights_are_kept_or_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     values = np.random.default_rng(0).random((7, 7), np.float32)
-    boxes = [Box(100, 0, 500, 400), Box(0, 0, 600, 400)]
-    first, other, again = (lay(values, boxes[i], (600, 400), (300, 200)) for i in (0, 1, 0))
-    np.testing.assert_array_equal(first, again)
-    assert not np.array_equal(first, other)
+    boxes = [Box(100, 0, 500, 400), Box(0, 0, 600, 400), Box(100, 0, 500, 400)]
+    kept = [lay(values, box, (600, 400), (300, 200)) for box in boxes]
+    monkeypatch.setattr("app.imaging.geometry._FEW", 0)
+    made = [lay(values, box, (600, 400), (300, 200)) for box in boxes]
+    np.testing.assert_array_equal(kept, made)
+    assert not np.array_equal(kept[0], kept[1])
+
+
+def test_the_large_weights_of_fine_maps_are_not_kept() -> None:
+    _kept_weights.cache_clear()
+    lay(np.ones((224, 224), np.float32), Box(0, 0, 600, 400), (600, 400), (600, 400))
+    assert _kept_weights.cache_info().currsize == 0
 
 
 def test_uploads_of_one_shape_share_what_lays_their_maps() -> None:
