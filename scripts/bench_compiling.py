@@ -1,12 +1,12 @@
 """Does anybody notice that a trunk is being compiled, and that its programs take over?
 
-Run as: .venv/bin/python scripts/bench_compiling.py [--model mobilenet_v3_small] [--runs 3]
+Run as: .venv/bin/python scripts/bench_compiling.py [--model mobilenet_v3_small] [--runs 3] [--kept]
 
 The same open load, half of what the server can do, on two servers in turns: one that compiles
 nothing, and one that has just started with an empty cache. Of the latter three parts are told
 apart: while it compiles, the two seconds until the programs are announced, in which they are loaded
-and checked, and what follows. Pictures and weights are the benchmark's own (scripts/bench makes
-them).
+and checked, and what follows. With ``--kept`` it is one client, and programs of an earlier start:
+what loading them costs. Pictures and weights are the benchmark's own (scripts/bench makes them).
 """
 
 import argparse
@@ -42,6 +42,7 @@ SWITCH_S = 2.0
 AFTER_S = 8.0
 LOOK_S = 0.1
 LONGEST_S = 600.0
+LOADING_S, KEPT_S = 1.0, 6.0
 
 T = TypeVar("T")
 Latencies = list[tuple[float, float]]  # when it was due, milliseconds
@@ -65,7 +66,11 @@ def main() -> None:
     parser.add_argument(
         "--seconds", type=float, default=40, help="of the server that compiles nothing"
     )
+    parser.add_argument("--kept", action="store_true", help="load what was compiled before")
     options = parser.parse_args()
+    if options.kept:
+        _load_kept(options.model, options.runs)
+        return
     normals, compilings = [], []
     rate = None
     for _ in range(options.runs):
@@ -97,6 +102,36 @@ def _pictures() -> list[Path]:
 def _spec(server: Server, seconds: float, **how: float) -> Spec:
     path = server.contender.paths[WHAT]
     return Spec(server.port, path, [str(p) for p in _pictures()], seconds, **how)  # type: ignore[arg-type]
+
+
+def _load_kept(model: str, runs: int) -> None:
+    """One client from the start on, of servers that load kept programs and of others."""
+    found: dict[str, list[Latencies]] = {"off": [], "on": []}
+    with tempfile.TemporaryDirectory() as cache:
+        with _server(model, {"APP_COMPILE": "on", "TORCH_HOME": cache}) as server:
+            _run(_compiled(server, model))
+        for _ in range(runs):
+            for compiles, starts in found.items():
+                with _server(model, {"APP_COMPILE": compiles, "TORCH_HOME": cache}) as server:
+                    starts.append(_run(_alone(server)))
+    for compiles, starts in found.items():
+        loading = [[r for r in start if r[0] < start[0][0] + LOADING_S] for start in starts]
+        later = [[r for r in start if r[0] >= start[0][0] + LOADING_S] for start in starts]
+        for name, parts in (("first second", loading), ("later", later)):
+            longest = statistics.median(max(ms for _, ms in part) for part in parts)
+            print(f"  compile {compiles:3}  {name:12} p50 {_median(parts, 50):6.1f}"
+                  f"  longest of a start {longest:6.1f} ms")  # fmt: skip
+
+
+async def _compiled(server: Server, model: str) -> None:
+    while (await _state(server, model))["state"] == "running":  # noqa: ASYNC110 - asked by HTTP
+        await asyncio.sleep(LOOK_S)
+
+
+async def _alone(server: Server) -> Latencies:
+    load = Load(_spec(server, KEPT_S, clients=1, warm_s=0), lambda _: None)
+    await load.run()
+    return _latencies(load)
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:
