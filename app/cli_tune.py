@@ -112,7 +112,7 @@ def _compile(settings: Settings, manifest: Manifest, model: "Model") -> str:
     from app.backbones.compiling import compile_model
     from app.backbones.cores import Cores
     from app.backbones.model import Loading
-    from app.backbones.program import programs
+    from app.backbones.program import load_warm
     from app.engine.device import Device
 
     if settings.compile == "off" or not model.can_compile:
@@ -126,7 +126,7 @@ def _compile(settings: Settings, manifest: Manifest, model: "Model") -> str:
             manifest, Loading.by(settings), Path(folder), of_worker, sharing.max_rows
         )
         if build.kinds:
-            made = programs(
+            made = load_warm(
                 Path(folder) / build.FILE,
                 build.kinds,
                 model.precision,

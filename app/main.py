@@ -223,7 +223,8 @@ def worker_process(control: BlockingControl) -> None:
     registry = make_registry(
         settings, {m.name: m for m in manifests}, start["device"], start["threads"]
     )
-    runner = Runner(registry, settings.max_batch_size)
+    compiles = settings.compile != "off" and registry.device.type == "cpu"
+    runner = Runner(registry, settings.max_batch_size, compiles=compiles and has_openvino())
     names = registry.expect(start["models"])
     queue = BatchQueue(runner.sharing, settings.max_wait_ms / 1e3)
     worker = Worker(
@@ -240,8 +241,10 @@ def worker_process(control: BlockingControl) -> None:
         announce()
 
     loader = Loader(registry, runner, queue, on_change, control.send)
-    compiler = make_compiler(settings, registry, runner, announce,
-                             lambda *build: loader.do(partial(runner.adopt, *build)))  # fmt: skip
+    compiler = make_compiler(
+        settings, registry, runner, announce,
+        lambda *build: loader.do(partial(runner.adopt, *build)),
+    ) if compiles else None  # fmt: skip
     loader.start(names)
     listening = Thread(target=loader.listen, args=(control.lines(),), daemon=True)
     listening.start()
@@ -261,12 +264,10 @@ def make_compiler(
     runner: "Runner",
     on_change: Callable[[], None],
     adopt: "Adopt",
-) -> "Compiler | None":
-    """What has a worker's models compiled, if the operator wants that."""
+) -> "Compiler":
+    """What has a worker's models compiled."""
     from app.engine.compiler import Child, Compiler
 
-    if settings.compile == "off" or registry.device.type != "cpu":
-        return None
     cores, max_rows = runner.cores, runner.sharing.max_rows
     child = Child(settings.model_dump(mode="json"), cores, max_rows)
     compiler = Compiler(registry, child, cores, max_rows, adopt, on_change)

@@ -71,8 +71,8 @@ def place_of(version: str, precision: str, cores: Cores, max_rows: int) -> Path:
 
 
 @contextmanager
-def building(place: Path) -> Iterator[Path]:
-    """A folder to build in, by one process at a time; it is gone afterwards.
+def using(place: Path) -> Iterator[None]:
+    """A place, for one process at a time.
 
     Raises:
         OSError: the cache cannot be written.
@@ -83,6 +83,17 @@ def building(place: Path) -> Iterator[Path]:
     if status.st_uid != os.getuid() or status.st_mode & 0o022:
         raise PermissionError(f"others than this user may write into {place.parent}")
     with alone(place):
+        yield
+
+
+@contextmanager
+def building(place: Path) -> Iterator[Path]:
+    """A folder to build in, by one process at a time; it is gone afterwards.
+
+    Raises:
+        OSError: as ``using``.
+    """
+    with using(place):
         part = place.with_name(place.name + ".part")
         shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
         part.mkdir()
@@ -100,7 +111,7 @@ def keep(build: Build, made: Path, place: Path) -> None:
 
 
 def find(place: Path) -> Build | None:
-    """What is kept there, while nobody else builds; None: nothing yet."""
+    """What is kept there; None: nothing yet."""
     file = place / _FILE
     return Build.model_validate_json(file.read_text("utf-8")) if file.is_file() else None
 

@@ -78,8 +78,12 @@ class Cutter:
             node = node.all_input_nodes[0]
         return self._name(node)
 
-    def cut(self, *layers: str) -> Cut:
+    def cut(self, *layers: str, trunk: nn.Module | None = None) -> Cut:
         """Cut so that these layers can be explained: each one of ``layers``, or a path to one.
+
+        Args:
+            layers: their names.
+            trunk: in place of the one that would be made.
 
         Raises:
             KeyError: there is no such layer, or it holds no map.
@@ -90,7 +94,7 @@ class Cutter:
         return Cut(
             layers=tuple(map(self._name, targets)),
             grids=tuple(self._grids[target] for target in targets),
-            forward_features=self._parts.trunk(nodes, start),
+            forward_features=trunk or self._parts.trunk(nodes, start),
             forward_head=self._parts.head(nodes, start, targets),
         )
 

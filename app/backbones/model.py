@@ -17,13 +17,14 @@ from app.backbones.cut import Cutter, Untraceable
 from app.backbones.family import build, labels, preprocess
 from app.backbones.hooked import HookedCutter
 from app.backbones.inputs import Inputs
+from app.backbones.kept import Kept
 from app.backbones.manifest import Manifest
 from app.backbones.onednn import computes_in
 from app.backbones.parts import Cut
 from app.backbones.rewire import attend, guided, has_attention, has_relu
 from app.backbones.selfcheck import check_logits, check_scores, self_check
 from app.errors import InvalidOption, ModelCheckFailed
-from app.types import LayerInfo, ModelInfo, Precision, Preprocess
+from app.types import CompileInfo, LayerInfo, ModelInfo, Precision, Preprocess
 
 if TYPE_CHECKING:
     from app.settings import Settings
@@ -50,6 +51,10 @@ class Loading:
     rows: int = 0
     allow_factories: bool = False
 
+    def precision_of(self, manifest: Manifest) -> Precision:
+        """Of a model's trunk."""
+        return manifest.precision or self.precision
+
     @classmethod
     def by(cls, settings: "Settings") -> "Loading":
         """As the operator set it."""
@@ -72,6 +77,7 @@ class Model:
         manifest: what to load.
         device: where it lives.
         loading: how.
+        kept: what computes its trunk from the first picture on, if it gives the model's logits.
 
     Raises:
         ManifestError: the manifest asks for what cannot be.
@@ -79,7 +85,11 @@ class Model:
     """
 
     def __init__(
-        self, manifest: Manifest, device: torch.device, loading: Loading = DEFAULTS
+        self,
+        manifest: Manifest,
+        device: torch.device,
+        loading: Loading = DEFAULTS,
+        kept: Kept | None = None,
     ) -> None:
         if device.type == "cuda":
             # float32 means float32: tf32 moves logits by 3 parts in 10,000 (fp16 by 4, at twice the
@@ -97,7 +107,7 @@ class Model:
         self.inputs = Inputs(self.preprocess, device)
         self.threshold = manifest.threshold
         self.activation = manifest.activation
-        self.precision: Precision = manifest.precision or loading.precision
+        self.precision = loading.precision_of(manifest)
         self.follows_weights = not loading.fused and self.precision == "fp32"
         examples = self.inputs.normalize(self.inputs.examples())
         example = examples[:1]
@@ -106,13 +116,16 @@ class Model:
         self._classifier: Captured | None = None  # at the model's own cut
         self._lock = Lock()
         self.layer = self._layer(manifest)
-        num_classes = self_check(self.module, self.cut(), example, self._tolerance)
+        with torch.no_grad():
+            expected = self.module(example)
+        compiled = self._begin_with(kept, example, expected) if kept else CompileInfo()
+        num_classes = self_check(expected, self.cut(), example, self._tolerance)
         if device.type == "cuda" and loading.fused and loading.rows:
             self._capture(manifest.name, loading.rows)
         if self.precision != "fp32":
             self._check_scores(self._in_two(self.cut().forward_features, examples))
         self.labels = labels(manifest, num_classes)
-        self.info = self._describe(manifest)
+        self.info = self._describe(manifest, compiled)
 
     def cut(self, *layers: str) -> Cut:
         """The cut at some layers, or the model's own; the latest are kept.
@@ -233,6 +246,26 @@ class Model:
         with self._lock:
             self._cuts[()] = replace(cut, forward_features=Compiled(by_kind, cores))
 
+    def _begin_with(self, kept: Kept, example: Tensor, expected: Tensor) -> CompileInfo:
+        """Compute with kept programs, so that no trunk of its own is made; or say why not."""
+        assert isinstance(self._cutter, Cutter)  # noqa: S101 - else nothing was compiled
+        try:
+            programs = kept.programs.result()
+            by_kind: dict[Kind, Callable[[Tensor], Tensor]] = dict(programs)
+            for kind in set(kept.cores.kinds) - programs.keys():
+                by_kind[kind] = self._cutter.cut(self.layer).forward_features
+            self._cuts[()] = self._cutter.cut(self.layer, trunk=Compiled(by_kind, kept.cores))
+            for kind, program in programs.items():
+                rows = 1 if kind == "alone" else kept.cores.drivers
+                logits = self._in_two(program, _rows(example, rows))
+                check_logits(f"program {kind}", logits, _rows(expected, rows), self._tolerance)
+        except Exception as exc:
+            # Whatever is wrong with them, the model serves as it is.
+            log.exception("%s cannot use what was compiled", kept.build)
+            self._cuts.clear()
+            return CompileInfo(state="failed", detail=f"{type(exc).__name__}: {exc}")
+        return CompileInfo(state="ready", detail=str(kept.build))
+
     def answers(self, logits: Tensor) -> Tensor:
         """[N, classes] → these and the scores, [N, 2, classes]: one copy fetches both."""
         return torch.stack((logits, self.scores(logits)), dim=1)
@@ -332,7 +365,7 @@ class Model:
                 f" {', '.join(self._cutter.layers)}"
             ) from exc
 
-    def _describe(self, manifest: Manifest) -> ModelInfo:
+    def _describe(self, manifest: Manifest, compiled: CompileInfo) -> ModelInfo:
         return ModelInfo(
             name=manifest.name,
             state="ready",
@@ -345,6 +378,7 @@ class Model:
             activation=self.activation,
             threshold=self.threshold,
             precision=self.precision,
+            compile=compiled,
             traced=isinstance(self._cutter, Cutter),
             layer=self.layer,
             layers=tuple(

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -34,10 +35,6 @@ class Trunk:
 
     network: Any
     pages: mmap.mmap
-
-    def let_go(self) -> None:
-        """Of the pages, once programs have copies of them; who wants one again gets it."""
-        self.pages.madvise(mmap.MADV_DONTNEED)
 
 
 class Program:
@@ -108,6 +105,10 @@ class Program:
             if left < 0:
                 break
 
+    def let_go(self) -> None:
+        """Of the file's pages, once it has run: it has copies; who wants one again gets it."""
+        self._pages.madvise(mmap.MADV_DONTNEED)
+
     def _run(self, x: Tensor, parts: int) -> Tensor:
         with self._taken(min(parts, len(x))) as requests:
             pictures = x.permute(0, 2, 3, 1).chunk(len(requests))
@@ -141,28 +142,39 @@ def _value(request: Any) -> Tensor:  # noqa: ANN401 - OpenVINO has no types
     return torch.from_numpy(request.get_output_tensor(0).data).clone()
 
 
-def programs(
-    file: Path, kinds: Iterable[Kind], precision: Precision, cores: Cores, max_rows: int
+def load(
+    file: Path, kinds: Iterable[Kind], precision: Precision, cores: Cores
 ) -> dict[Kind, Program]:
-    """Programs of a trunk that ``convert`` wrote, warm.
+    """Programs of a trunk that ``convert`` wrote.
 
     Args:
         file: as ``convert`` was told.
         kinds: of them.
         precision: in which their layers compute.
         cores: of the worker.
-        max_rows: of its largest batch.
 
     Raises:
         OSError: the file cannot be read.
         RuntimeError: OpenVINO does not take it.
     """
     trunk = read(file)
-    made = {kind: Program(trunk, kind, precision, cores) for kind in kinds}
-    for program in made.values():
+    return {kind: Program(trunk, kind, precision, cores) for kind in kinds}
+
+
+def load_warm(
+    file: Path, kinds: Iterable[Kind], precision: Precision, cores: Cores, max_rows: int
+) -> dict[Kind, Program]:
+    """As ``load``; no batch of up to ``max_rows`` rows is new to them.
+
+    Raises:
+        OSError: the file cannot be read.
+        RuntimeError: OpenVINO does not take it.
+    """
+    programs = load(file, kinds, precision, cores)
+    for program in programs.values():
         program.warm_up(max_rows)
-    trunk.let_go()
-    return made
+        program.let_go()
+    return programs
 
 
 def read(file: Path) -> Trunk:
@@ -226,5 +238,9 @@ def openvino() -> Any:  # noqa: ANN401 - a module without types
 
 
 def openvino_version() -> str:
-    """Of the library."""
-    return str(openvino().get_version())
+    """Of the library; it is not imported.
+
+    Raises:
+        PackageNotFoundError: it is not installed.
+    """
+    return version("openvino")

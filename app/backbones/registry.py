@@ -2,17 +2,25 @@
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from threading import Lock
 
 import torch
 
+from app.backbones.kept import Kept
 from app.backbones.manifest import Manifest
 from app.backbones.memory import Meter, check_fits, check_left, full_device, give_back
 from app.backbones.model import DEFAULTS, Loading, Model
 from app.errors import CamserveError, LoadFailed, ModelReplaced, NotEnoughMemory
-from app.types import CompileInfo, ModelInfo, ModelState
+from app.types import CompileInfo, ModelInfo, ModelState, Precision
 
 log = logging.getLogger(__name__)
+
+FindKept = Callable[[str, Precision], AbstractContextManager[Kept | None]]
+
+
+def _nothing_kept(_version: str, _precision: Precision) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 class Registry:
@@ -58,12 +66,15 @@ class Registry:
             if manifest.name not in self._ready:
                 self._info[manifest.name] = _listed(manifest, state)
 
-    def load(self, name: str, prepare: Callable[[Model], None]) -> CamserveError | None:
+    def load(
+        self, name: str, prepare: Callable[[Model], None], kept: FindKept = _nothing_kept
+    ) -> CamserveError | None:
         """Load one model, prepare it and serve it, in place of another version if there is one.
 
         Args:
             name: of a model with a manifest.
             prepare: makes the model ready for its first job.
+            kept: what was compiled of a version in a precision; it is loaded within that.
 
         Returns:
             Why it cannot be; that is kept as its state, too, unless another version is served on.
@@ -73,7 +84,7 @@ class Registry:
             if self._serves(manifest):
                 self._keep_error(manifest, None)
             else:
-                self._switch(self._make(manifest, prepare))
+                self._switch(self._make(manifest, prepare, kept))
         except Exception as exc:  # noqa: BLE001 - whatever is wrong with one model is its state
             error = self._explain(manifest, exc)
         else:
@@ -82,12 +93,13 @@ class Registry:
         give_back(self.device)
         return error
 
-    def _make(self, manifest: Manifest, prepare: Callable[[Model], None]) -> Model:
+    def _make(self, manifest: Manifest, prepare: Callable[[Model], None], kept: FindKept) -> Model:
         """A model that is ready, and leaves room for its requests."""
         check_fits(manifest)
         meter = Meter(self.device)
-        model = Model(manifest, self.device, self._loading)
-        prepare(model)
+        with kept(manifest.version(), self._loading.precision_of(manifest)) as programs:
+            model = Model(manifest, self.device, self._loading, programs)
+            prepare(model)
         check_left(manifest, self.device, meter.taken())  # while it has what a batch takes, too
         give_back(self.device)  # what loading leaves behind: a fifth of a worker's memory
         model.info = model.info.model_copy(update={"memory_bytes": meter.taken()})

@@ -137,7 +137,7 @@ class Compiler:
             if model in self._known:
                 continue
             self._known.add(model)
-            if model.can_compile:
+            if model.can_compile and model.info.compile.state == "off":  # it has kept programs else
                 self._registry.note(model, CompileInfo(state="running", detail="waits"))
                 self._wanted.put((model.info.name, str(model.info.version)))
 
@@ -169,6 +169,7 @@ class Compiler:
     def _compile(self, name: str, version: str) -> None:
         if not has_openvino():
             raise Unable("OpenVINO is not installed, which would make it faster")
+        openvino()  # what keeps it from being imported may pass: that is no verdict to keep
         precision = self._registry.get(name, version).precision
         place = place_of(version, precision, self._cores, self._max_rows)
         with building(place) as work:

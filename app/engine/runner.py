@@ -1,17 +1,19 @@
 """The jobs of one worker: the one place that puts models, methods and passes together."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from app.backbones.builds import Build, trying
+from app.backbones.builds import Build, place_of, trying
 from app.backbones.cores import Cores
+from app.backbones.kept import Kept, kept
 from app.backbones.manifest import Manifest
 from app.backbones.memory import weights_apart
 from app.backbones.model import Model
-from app.backbones.program import programs
+from app.backbones.program import load_warm
 from app.backbones.registry import Registry
 from app.backbones.tracing import GATE
 from app.engine.batching import Outcome, SlowRun
@@ -20,7 +22,7 @@ from app.engine.fast import run
 from app.engine.slow import run_slowly
 from app.errors import CamserveError
 from app.explain.registry import every_info
-from app.types import Catalogue, Job
+from app.types import Catalogue, Job, Precision
 
 _SLICES = 4  # of a full batch: a slow job's step holds fast ones up no longer, and suits a CPU best
 
@@ -31,14 +33,16 @@ class Runner:
     Args:
         registry: the models.
         max_batch_size: rows, as the operator set it.
+        compiles: whether programs of an earlier start are used.
 
     Attributes:
         device: where they are.
         sharing: how batches share it.
     """
 
-    def __init__(self, registry: Registry, max_batch_size: int) -> None:
+    def __init__(self, registry: Registry, max_batch_size: int, *, compiles: bool = False) -> None:
         self._registry = registry
+        self._compiles = compiles
         self._max_batch_size = max_batch_size
         self.device = Device(registry.device)
         self.sharing = self.device.sharing(max_batch_size)
@@ -103,7 +107,7 @@ class Runner:
         file, cores, most = place / build.FILE, self.cores, self.sharing.max_rows
         self.device.use_cores()
         with trying(place), weights_apart():
-            model.use(programs(file, build.kinds, model.precision, cores, most), cores)
+            model.use(load_warm(file, build.kinds, model.precision, cores, most), cores)
 
     def catalogue(self) -> Catalogue:
         """What is served now."""
@@ -118,26 +122,29 @@ class Runner:
     def _load(self, name: str) -> CamserveError | None:
         self.device.use_cores()
         with self.device.turn(self.device.background), weights_apart():
-            error = self._registry.load(name, self._prepare)
+            error = self._registry.load(name, self._prepare, self._kept)
         if error and self.device.is_gpu:
             self.device.end_if_lost()  # then it was no fault of the model's
         return error
+
+    def _kept(self, version: str, precision: Precision) -> AbstractContextManager[Kept | None]:
+        """What an earlier start has compiled of a model that is about to be loaded."""
+        if not self._compiles:
+            return nullcontext()
+        place = place_of(version, precision, self.cores, self.sharing.max_rows)
+        return kept(place, precision, self.cores)
 
     def _prepare(self, model: Model) -> None:
         model.info = model.info.model_copy(update={"methods": _suited(model)})
         self._warm_up(model)
 
     def _warm_up(self, model: Model) -> None:
-        """The smallest and the largest batch: kernels are chosen, and the memory is known to do.
-
-        A row alone has all cores of a processor, a large batch one of them.
-        """
+        """The smallest and the largest batch: kernels are chosen, and the memory is known to do."""
         pixels = np.full((*model.preprocess.crop, 3), 127, np.uint8)
         job = Job(
             model="", version="", pixels=pixels, deadline=0, classes=("top1",), methods=("gradcam",)
         )
-        for rows, cores in ((self.sharing.max_rows, 1), (1, None)):
-            self.device.use_cores(cores)
+        for rows in (self.sharing.max_rows, 1):
             run(model, [job] * rows)
 
 

@@ -27,7 +27,7 @@ from torchvision import models
 from app.backbones.cores import Cores
 from app.backbones.manifest import find_manifest
 from app.backbones.model import Model
-from app.backbones.program import convert, programs
+from app.backbones.program import convert, load_warm
 from app.engine.environment import environment
 from app.engine.fast import run
 from app.engine.sharing import SharedCores
@@ -95,7 +95,7 @@ def use_programs(model: Model, cores: Cores) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "trunk.xml"
         convert(model.portable_trunk(), model.example(2), file)
-        model.use(programs(file, cores.kinds, model.precision, cores, ROWS), cores)
+        model.use(load_warm(file, cores.kinds, model.precision, cores, ROWS), cores)
 
 
 @torch.no_grad()

@@ -236,7 +236,7 @@ def test_a_head_of_pooling_and_one_linear_layer_is_recognised() -> None:
     model = Pooled(head)
     cut, example = cut_of(model)
     assert cut.linear is linear.weight
-    assert self_check(model, cut, example) == 4
+    assert self_check(model(example), cut, example) == 4
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ def test_a_head_that_is_not_the_models_is_refused() -> None:
 
     wrong = replace(cut, forward_head=Off())
     with pytest.raises(ModelCheckFailed, match="split"):
-        self_check(model, wrong, example)
+        self_check(model(example), wrong, example)
 
 
 def test_a_model_whose_classes_have_no_gradient_is_refused() -> None:
@@ -271,7 +271,7 @@ def test_a_model_whose_classes_have_no_gradient_is_refused() -> None:
     cut, example = cut_of(model)
     nn.init.zeros_(linear.weight)
     with pytest.raises(ModelCheckFailed, match="gradient"):
-        self_check(model, cut, example)
+        self_check(model(example), cut, example)
 
 
 def test_a_trunk_of_less_precision_may_see_another_of_two_equal_classes_first() -> None:
@@ -295,7 +295,7 @@ def test_a_trunk_of_less_precision_may_see_another_of_two_equal_classes_first() 
     with torch.no_grad():
         logits = rounded.forward_head(rounded.forward_features(example))[0]
         assert logits.argmax() != model(example).argmax()
-    assert self_check(model, rounded, example, tolerance=0.1) == 2
+    assert self_check(model(example), rounded, example, tolerance=0.1) == 2
 
 
 def test_a_gradient_that_is_not_the_closed_form_is_refused() -> None:
@@ -315,14 +315,14 @@ def test_a_gradient_that_is_not_the_closed_form_is_refused() -> None:
     skewed.load_state_dict(linear.state_dict())
     cut.forward_head.get_submodule("head").register_module("2", skewed)
     with pytest.raises(ModelCheckFailed, match="closed form"):
-        self_check(model, cut, example)
+        self_check(model(example), cut, example)
 
 
 def test_a_model_that_answers_no_rows_of_logits_is_refused() -> None:
     model = Pooled(nn.Sequential(nn.AdaptiveAvgPool2d(1)))
     cut, example = cut_of(Pooled(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())))
     with pytest.raises(ModelCheckFailed, match="logits"):
-        self_check(model, cut, example)
+        self_check(model(example), cut, example)
 
 
 # The registry

@@ -150,7 +150,7 @@ def test_pages_that_were_let_go_are_there_for_whoever_wants_them(model: Model, f
     program = Program(trunk, "beside", "fp32", CORES)
     expected = program(model.example(3))
     assert pages_kb(file) > 0
-    trunk.let_go()
+    program.let_go()
     assert pages_kb(file) == 0
     assert torch.equal(program(model.example(3)), expected)
     other = Program(trunk, "alone", "fp32", CORES)
