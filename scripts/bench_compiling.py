@@ -6,7 +6,8 @@ The same open load, half of what the server can do, on two servers in turns: one
 nothing, and one that has just started with an empty cache. Of the latter three parts are told
 apart: while it compiles, the two seconds until the programs are announced, in which they are loaded
 and checked, and what follows. With ``--kept`` it is one client, and programs of an earlier start:
-what starting with them costs. Pictures and weights are the benchmark's own (scripts/bench makes them).
+what starting with them costs. Pictures and weights are the benchmark's own; scripts/bench makes
+them.
 """
 
 import argparse
