@@ -31,10 +31,12 @@ from app.settings import Settings, admin_token
 if TYPE_CHECKING:
     from app.api.application import ApiSettings
     from app.api.server import HttpServer
+    from app.backbones.builds import Build
     from app.backbones.manifest import Manifest
     from app.backbones.registry import Registry
     from app.engine.client import EngineClient
-    from app.engine.compiler import Adopt, Compiler
+    from app.engine.compiler import Compiler
+    from app.engine.loader import Loader
     from app.engine.runner import Runner
     from app.engine.worker import Worker
     from app.service import Engine, Service
@@ -224,7 +226,7 @@ def worker_process(control: BlockingControl) -> None:
         settings, {m.name: m for m in manifests}, start["device"], start["threads"]
     )
     compiles = settings.compile != "off" and registry.device.type == "cpu"
-    runner = Runner(registry, settings.max_batch_size, compiles=compiles and has_openvino())
+    runner = Runner(registry, settings.max_batch_size, compiles=compiles)
     names = registry.expect(start["models"])
     queue = BatchQueue(runner.sharing, settings.max_wait_ms / 1e3)
     worker = Worker(
@@ -241,21 +243,21 @@ def worker_process(control: BlockingControl) -> None:
         announce()
 
     loader = Loader(registry, runner, queue, on_change, control.send)
-    compiler = make_compiler(
-        settings, registry, runner, announce,
-        lambda *build: loader.do(partial(runner.adopt, *build)),
-    ) if compiles else None  # fmt: skip
+    compiler = make_compiler(settings, registry, runner, announce, loader) if compiles else None
     loader.start(names)
     listening = Thread(target=loader.listen, args=(control.lines(),), daemon=True)
     listening.start()
     while listening.is_alive():  # until the pipe closes
-        if worker.is_stuck(settings.hang_s):
-            log.critical(
-                "a batch takes over %g s, or none is read: this process ends", settings.hang_s
-            )
-            os._exit(_STUCK)
+        _end_if_stuck(worker, settings.hang_s)
         control.send({"kind": "alive"})
         listening.join(settings.hang_s / 4)
+
+
+def _end_if_stuck(worker: "Worker", seconds: float) -> None:
+    """The parent then starts another one."""
+    if worker.is_stuck(seconds):
+        log.critical("a batch takes over %g s, or none is read: this process ends", seconds)
+        os._exit(_STUCK)
 
 
 def make_compiler(
@@ -263,10 +265,13 @@ def make_compiler(
     registry: "Registry",
     runner: "Runner",
     on_change: Callable[[], None],
-    adopt: "Adopt",
+    loader: "Loader",
 ) -> "Compiler":
-    """What has a worker's models compiled."""
+    """What has a worker's models compiled; they use it while none is loaded."""
     from app.engine.compiler import Child, Compiler
+
+    def adopt(name: str, version: str, place: Path, build: "Build") -> None:
+        loader.do(partial(runner.adopt, name, version, place, build))
 
     cores, max_rows = runner.cores, runner.sharing.max_rows
     child = Child(settings.model_dump(mode="json"), cores, max_rows)

@@ -71,10 +71,11 @@ def place_of(version: str, precision: str, cores: Cores, max_rows: int) -> Path:
 
 
 @contextmanager
-def using(place: Path) -> Iterator[None]:
-    """A place, for one process at a time.
+def using(place: Path, *, wait: bool = True) -> Iterator[None]:
+    """A place, for one thread of all processes at a time.
 
     Raises:
+        BlockingIOError: somebody else uses it, who is not waited for.
         OSError: the cache cannot be written.
         PermissionError: others could have written it, too: what is in it answers for the model.
     """
@@ -82,7 +83,7 @@ def using(place: Path) -> Iterator[None]:
     status = place.parent.stat()
     if status.st_uid != os.getuid() or status.st_mode & 0o022:
         raise PermissionError(f"others than this user may write into {place.parent}")
-    with alone(place):
+    with alone(place, wait=wait):
         yield
 
 

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.backbones.builds import Build, find, trying, using
+from app.backbones.builds import Build, find, place_of, trying, using
 from app.backbones.cores import Cores, Kind
 from app.backbones.program import Program, load
 from app.types import Precision
@@ -35,21 +35,25 @@ class Kept:
 
 
 @contextmanager
-def kept(place: Path, precision: Precision, cores: Cores) -> Iterator[Kept | None]:
-    """Load what is kept in a place; the programs run for the first time within this.
+def kept(version: str, precision: Precision, cores: Cores, max_rows: int) -> Iterator[Kept | None]:
+    """Load what is kept of a model; the programs run for the first time within this.
 
-    None: there is nothing yet, or nothing that may be used; whoever compiles will say why.
+    None: there is nothing yet, or nothing that may be used now; whoever compiles will use it, or
+    say why not.
 
     Args:
-        place: see ``place_of``.
-        precision: in which layers compute.
+        version: of the model.
+        precision: in which its layers compute.
         cores: of the worker.
+        max_rows: of its largest batch.
     """
     with ExitStack() as stack:
         try:
+            place = place_of(version, precision, cores, max_rows)
             found = _enter(stack, place)
-        except (OSError, RuntimeError) as exc:
-            log.warning("what was compiled is not used: %s", exc)
+        except (ImportError, OSError, RuntimeError, ValueError) as exc:
+            # No OpenVINO after all, a cache of somebody else's, a worker that died, a damaged file.
+            log.warning("what was compiled is not used: %s: %s", type(exc).__name__, exc)
             found = None
         if not found:
             yield None
@@ -63,10 +67,10 @@ def kept(place: Path, precision: Precision, cores: Cores) -> Iterator[Kept | Non
 
 
 def _enter(stack: ExitStack, place: Path) -> Build | None:
-    """Nobody waits for one that is still being built."""
+    """Nobody is waited for, who may wait in turn until no model is being loaded."""
     build = find(place)
     if not build or not build.kinds:
         return None
-    stack.enter_context(using(place))
+    stack.enter_context(using(place, wait=False))
     stack.enter_context(trying(place))
     return build

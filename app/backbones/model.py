@@ -118,12 +118,15 @@ class Model:
         self.layer = self._layer(manifest)
         with torch.no_grad():
             expected = self.module(example)
-        compiled = self._begin_with(kept, example, expected) if kept else CompileInfo()
+        compiled = CompileInfo()
+        if kept and self.can_compile:
+            compiled = self._begin_with(kept, example, expected)
         num_classes = self_check(expected, self.cut(), example, self._tolerance)
         if device.type == "cuda" and loading.fused and loading.rows:
             self._capture(manifest.name, loading.rows)
         if self.precision != "fp32":
-            self._check_scores(self._in_two(self.cut().forward_features, examples))
+            logits = self._in_two(self.cut().forward_features, examples)
+            self._check_scores(logits, self._expected)
         self.labels = labels(manifest, num_classes)
         self.info = self._describe(manifest, compiled)
 
@@ -220,9 +223,7 @@ class Model:
                 more than a tenth, or scores by more than a hundredth.
         """
         logits = self._in_two(trunk, self.example(rows))
-        check_logits(what, logits, _rows(self._expected, rows), self._tolerance)
-        if self.precision != "fp32":
-            self._check_scores(logits)
+        self._check(what, logits, _rows(self._expected, rows))
 
     def check_program(self, kind: Kind, program: Callable[[Tensor], Tensor]) -> None:
         """As ``check_trunk``; where a program is for any number of rows, for an odd one as well."""
@@ -248,7 +249,7 @@ class Model:
 
     def _begin_with(self, kept: Kept, example: Tensor, expected: Tensor) -> CompileInfo:
         """Compute with kept programs, so that no trunk of its own is made; or say why not."""
-        assert isinstance(self._cutter, Cutter)  # noqa: S101 - else nothing was compiled
+        assert isinstance(self._cutter, Cutter)  # noqa: S101 - see ``can_compile``
         try:
             programs = kept.programs.result()
             by_kind: dict[Kind, Callable[[Tensor], Tensor]] = dict(programs)
@@ -258,7 +259,7 @@ class Model:
             for kind, program in programs.items():
                 rows = 1 if kind == "alone" else kept.cores.drivers
                 logits = self._in_two(program, _rows(example, rows))
-                check_logits(f"program {kind}", logits, _rows(expected, rows), self._tolerance)
+                self._check(f"program {kind}", logits, _rows(expected, rows))
         except Exception as exc:
             # Whatever is wrong with them, the model serves as it is.
             log.exception("%s cannot use what was compiled", kept.build)
@@ -305,9 +306,13 @@ class Model:
         _, answers = self.classify(batch, self.cut())
         check_logits("recording", answers[:, 0], _rows(self._expected, len(batch)), self._tolerance)
 
-    def _check_scores(self, logits: Tensor) -> None:
-        """Of examples, [N, classes]."""
-        expected = _rows(self._expected, len(logits))
+    def _check(self, what: str, logits: Tensor, expected: Tensor) -> None:
+        """[N, classes] both."""
+        check_logits(what, logits, expected, self._tolerance)
+        if self.precision != "fp32":
+            self._check_scores(logits, expected)
+
+    def _check_scores(self, logits: Tensor, expected: Tensor) -> None:
         check_scores(self.precision, self.scores(logits), self.scores(expected))
 
     def _in_two(self, trunk: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

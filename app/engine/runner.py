@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from app.backbones.builds import Build, place_of, trying
+from app.backbones.builds import Build, trying
 from app.backbones.cores import Cores
 from app.backbones.kept import Kept, kept
 from app.backbones.manifest import Manifest
@@ -18,6 +18,7 @@ from app.backbones.registry import Registry
 from app.backbones.tracing import GATE
 from app.engine.batching import Outcome, SlowRun
 from app.engine.device import Device
+from app.engine.environment import has_openvino
 from app.engine.fast import run
 from app.engine.slow import run_slowly
 from app.errors import CamserveError
@@ -129,10 +130,9 @@ class Runner:
 
     def _kept(self, version: str, precision: Precision) -> AbstractContextManager[Kept | None]:
         """What an earlier start has compiled of a model that is about to be loaded."""
-        if not self._compiles:
+        if not self._compiles or not has_openvino():
             return nullcontext()
-        place = place_of(version, precision, self.cores, self.sharing.max_rows)
-        return kept(place, precision, self.cores)
+        return kept(version, precision, self.cores, self.sharing.max_rows)
 
     def _prepare(self, model: Model) -> None:
         model.info = model.info.model_copy(update={"methods": _suited(model)})

@@ -15,7 +15,7 @@ from app.backbones import kept as kept_module
 from app.backbones.builds import Build, Built, building, keep, place_of, trying
 from app.backbones.cores import Cores, Kind
 from app.backbones.kept import Kept, kept
-from app.backbones.model import Model
+from app.backbones.model import Loading, Model
 from app.backbones.onednn import OneDnn
 from app.backbones.registry import Registry
 from tests.server import ROOT
@@ -88,10 +88,13 @@ def test_a_model_that_begins_with_kept_programs_makes_no_trunk_of_its_own(
     before = len(called)
     model.cut().forward_features(model.example(3))
     assert called[before:] == [3]
+    trunk()
+    assert made  # by a model that has none
 
 
 def test_where_one_of_the_programs_was_not_worth_it_the_models_own_trunk_goes_on() -> None:
     model = Model(make_manifest(), CPU, kept=loaded(alone=trunk()))
+    assert model.info.compile.state == "ready"
     x = model.example(2)
     expected = trunk()(x)
     torch.testing.assert_close(model.cut().forward_features(x), expected, rtol=1e-4, atol=1e-5)
@@ -113,25 +116,45 @@ def test_programs_that_are_wrong_leave_the_model_as_it_is_and_are_told(wrong: Ke
 
 
 def test_there_is_nothing_where_nothing_was_compiled_or_gained(place: Path) -> None:
-    with kept(place, "fp32", TWO) as found:
+    with kept("sha256:1", "fp32", TWO, 8) as found:
         assert found is None
     make(place, NONE)
-    with kept(place, "fp32", TWO) as found:
+    with kept("sha256:1", "fp32", TWO, 8) as found:
         assert found is None
 
 
 def test_what_a_worker_died_of_is_not_used_again(place: Path) -> None:
     make(place, BOTH)
     (place / "trying").touch()
-    with kept(place, "fp32", TWO) as found:
+    with kept("sha256:1", "fp32", TWO, 8) as found:
         assert found is None
 
 
 def test_what_others_could_have_written_is_not_used(place: Path) -> None:
     make(place, BOTH)
     place.parent.chmod(0o777)
-    with kept(place, "fp32", TWO) as found:
+    with kept("sha256:1", "fp32", TWO, 8) as found:
         assert found is None
+
+
+def test_a_damaged_build_is_not_used(place: Path) -> None:
+    make(place, BOTH)
+    (place / "build.json").write_text('{"programs": 1')
+    with kept("sha256:1", "fp32", TWO, 8) as found:
+        assert found is None
+
+
+def test_a_place_that_somebody_uses_is_not_waited_for(place: Path) -> None:
+    make(place, BOTH)
+    with building(place), kept("sha256:1", "fp32", TWO, 8) as found:
+        assert found is None  # else a thread that loads would wait for one that waits for it
+
+
+def test_a_model_that_can_no_longer_be_compiled_takes_no_programs() -> None:
+    as_it_is = Model(
+        make_manifest(), CPU, Loading(fused=False), loaded(alone=trunk(), beside=trunk())
+    )
+    assert as_it_is.info.compile.state == "off"
 
 
 def test_a_death_at_the_first_run_is_remembered(
@@ -140,7 +163,7 @@ def test_a_death_at_the_first_run_is_remembered(
     make(place, BOTH)
     monkeypatch.setattr(kept_module, "load", lambda *_: {})
     with (
-        kept(place, "fp32", TWO),
+        kept("sha256:1", "fp32", TWO, 8),
         pytest.raises(RuntimeError, match="remove"),
         trying(place),
     ):
@@ -149,7 +172,6 @@ def test_a_death_at_the_first_run_is_remembered(
         pass
 
 
-@pytest.mark.slow
 def test_a_registry_loads_what_openvino_made_beside_the_model(tmp_path: Path) -> None:
     manifest = make_manifest()
     place = place_of(manifest.version(), "fp32", TWO, 8)
@@ -168,7 +190,7 @@ def test_a_registry_loads_what_openvino_made_beside_the_model(tmp_path: Path) ->
     def find(version: str, precision: object) -> object:
         asked.append(version)
         assert precision == "fp32"
-        return kept(place, "fp32", TWO)
+        return kept(version, "fp32", TWO, 8)
 
     assert registry.load("m", lambda _model: None, find) is None  # type: ignore[arg-type]
     (info,) = registry.models()
