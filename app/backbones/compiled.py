@@ -12,13 +12,21 @@ class Compiled(nn.Module):
     """As the trunk, for use without gradients.
 
     Args:
-        by_kind: what computes each of ``cores.kinds``.
+        programs: by their kinds.
         cores: of the worker.
+        own: gives what computes the kinds that there is no program for; else it is not asked.
     """
 
-    def __init__(self, by_kind: Mapping[Kind, Callable[[Tensor], Tensor]], cores: Cores) -> None:
+    def __init__(
+        self,
+        programs: Mapping[Kind, Callable[[Tensor], Tensor]],
+        cores: Cores,
+        own: Callable[[], nn.Module],
+    ) -> None:
         super().__init__()
-        self._by_kind = dict(by_kind)
+        self._by_kind = dict(programs)
+        if missing := set(cores.kinds) - programs.keys():
+            self._by_kind |= dict.fromkeys(missing, own())
         self._cores = cores
 
     def forward(self, x: Tensor) -> Tensor:

@@ -21,8 +21,9 @@ from app.backbones.kept import Kept
 from app.backbones.manifest import Manifest
 from app.backbones.onednn import computes_in
 from app.backbones.parts import Cut
+from app.backbones.reference import Reference, tolerance
 from app.backbones.rewire import attend, guided, has_attention, has_relu
-from app.backbones.selfcheck import check_logits, check_scores, self_check
+from app.backbones.selfcheck import self_check
 from app.errors import InvalidOption, ModelCheckFailed
 from app.types import CompileInfo, LayerInfo, ModelInfo, Precision, Preprocess
 
@@ -109,24 +110,20 @@ class Model:
         self.activation = manifest.activation
         self.precision = loading.precision_of(manifest)
         self.follows_weights = not loading.fused and self.precision == "fp32"
-        examples = self.inputs.normalize(self.inputs.examples())
-        example = examples[:1]
+        self._pictures = self.inputs.normalize(self.inputs.examples())
+        example = self._pictures[:1]
         self._cutter = self._make_cutter(manifest, example, fused=loading.fused)
         self._cuts: dict[tuple[str, ...], Cut] = {}
         self._classifier: Captured | None = None  # at the model's own cut
         self._lock = Lock()
         self.layer = self._layer(manifest)
-        with torch.no_grad():
-            expected = self.module(example)
-        compiled = CompileInfo()
-        if kept and self.can_compile:
-            compiled = self._begin_with(kept, example, expected)
-        num_classes = self_check(expected, self.cut(), example, self._tolerance)
+        first = self._refer_to(example)
+        compiled = self._begin_with(kept, first) if kept and self.can_compile else CompileInfo()
+        num_classes = self_check(first.logits, self.cut(), example, tolerance(self.precision))
         if device.type == "cuda" and loading.fused and loading.rows:
             self._capture(manifest.name, loading.rows)
         if self.precision != "fp32":
-            logits = self._in_two(self.cut().forward_features, examples)
-            self._check_scores(logits, self._expected)
+            self.check_trunk(self.precision, self.cut().forward_features, len(self._pictures))
         self.labels = labels(manifest, num_classes)
         self.info = self._describe(manifest, compiled)
 
@@ -207,8 +204,7 @@ class Model:
 
     def example(self, rows: int) -> Tensor:
         """Fixed pictures as the network takes them, [rows, 3, H, W]; they come round."""
-        batch = self.inputs.normalize(self.inputs.examples())
-        return _rows(batch, rows).contiguous(memory_format=torch.channels_last)
+        return self._reference.example(rows)
 
     def check_trunk(self, what: str, trunk: Callable[[Tensor], Tensor], rows: int) -> None:
         """Check that another trunk gives the model's own logits for ``example(rows)``.
@@ -219,11 +215,9 @@ class Model:
             rows: of the batch.
 
         Raises:
-            ModelCheckFailed: logits differ by more than 1e-4 of the largest in float32, else by
-                more than a tenth, or scores by more than a hundredth.
+            ModelCheckFailed: they differ by more than ``Reference.check`` allows.
         """
-        logits = self._in_two(trunk, self.example(rows))
-        self._check(what, logits, _rows(self._expected, rows))
+        self._reference.check(what, self._in_two(trunk, self.example(rows)))
 
     def check_program(self, kind: Kind, program: Callable[[Tensor], Tensor]) -> None:
         """As ``check_trunk``; where a program is for any number of rows, for an odd one as well."""
@@ -243,23 +237,21 @@ class Model:
         for kind, program in programs.items():
             self.check_program(kind, program)
         cut = self.cut()
-        by_kind = {kind: programs.get(kind, cut.forward_features) for kind in cores.kinds}
+        trunk = Compiled(programs, cores, lambda: cut.forward_features)
         with self._lock:
-            self._cuts[()] = replace(cut, forward_features=Compiled(by_kind, cores))
+            self._cuts[()] = replace(cut, forward_features=trunk)
 
-    def _begin_with(self, kept: Kept, example: Tensor, expected: Tensor) -> CompileInfo:
+    def _begin_with(self, kept: Kept, first: Reference) -> CompileInfo:
         """Compute with kept programs, so that no trunk of its own is made; or say why not."""
         assert isinstance(self._cutter, Cutter)  # noqa: S101 - see ``can_compile``
+        cut = partial(self._cutter.cut, self.layer)
         try:
             programs = kept.programs.result()
-            by_kind: dict[Kind, Callable[[Tensor], Tensor]] = dict(programs)
-            for kind in set(kept.cores.kinds) - programs.keys():
-                by_kind[kind] = self._cutter.cut(self.layer).forward_features
-            self._cuts[()] = self._cutter.cut(self.layer, trunk=Compiled(by_kind, kept.cores))
+            trunk = Compiled(programs, kept.cores, lambda: cut().forward_features)
+            self._cuts[()] = cut(trunk=trunk)
             for kind, program in programs.items():
                 rows = 1 if kind == "alone" else kept.cores.drivers
-                logits = self._in_two(program, _rows(example, rows))
-                self._check(f"program {kind}", logits, _rows(expected, rows))
+                first.check(f"program {kind}", self._in_two(program, first.example(rows)))
         except Exception as exc:
             # Whatever is wrong with them, the model serves as it is.
             log.exception("%s cannot use what was compiled", kept.build)
@@ -304,16 +296,7 @@ class Model:
     def _check_recording(self, batch: Tensor) -> None:
         self.check_trunk("recording", self.cut().forward_features, len(batch))
         _, answers = self.classify(batch, self.cut())
-        check_logits("recording", answers[:, 0], _rows(self._expected, len(batch)), self._tolerance)
-
-    def _check(self, what: str, logits: Tensor, expected: Tensor) -> None:
-        """[N, classes] both."""
-        check_logits(what, logits, expected, self._tolerance)
-        if self.precision != "fp32":
-            self._check_scores(logits, expected)
-
-    def _check_scores(self, logits: Tensor, expected: Tensor) -> None:
-        check_scores(self.precision, self.scores(logits), self.scores(expected))
+        self._reference.check("recording", answers[:, 0])
 
     def _in_two(self, trunk: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """Logits by a trunk and the head of the model's own cut: [N, 3, H, W] → [N, classes]."""
@@ -322,11 +305,13 @@ class Model:
         return logits
 
     @cached_property
-    def _expected(self) -> Tensor:
-        """The logits of the examples by the whole, as it was built: [N, classes]."""
+    def _reference(self) -> Reference:
+        """It computes all of the model when it is first asked for."""
+        return self._refer_to(self._pictures)
+
+    def _refer_to(self, pictures: Tensor) -> Reference:
         with torch.no_grad():
-            logits: Tensor = self.module(self.inputs.normalize(self.inputs.examples()))
-        return logits
+            return Reference(pictures, self.module(pictures), self.scores, self.precision)
 
     @property
     def _graph(self) -> fx.GraphModule:
@@ -353,11 +338,6 @@ class Model:
                 ) from exc
             log.info("%s is explained by hooks: %s", manifest.name, exc)
             return HookedCutter(self.module, example)
-
-    @property
-    def _tolerance(self) -> float:
-        """Of its two parts against the whole, relative: float32 sums in another order."""
-        return 1e-4 if self.precision == "fp32" else 0.1  # its scores are compared as well
 
     def _layer(self, manifest: Manifest) -> str:
         if manifest.layer is None:
@@ -395,8 +375,3 @@ class Model:
                 for name, grid in self._cutter.layers.items()
             ),
         )
-
-
-def _rows(values: Tensor, count: int) -> Tensor:
-    """The first rows; after the last one the first follows again."""
-    return values[torch.arange(count, device=values.device) % len(values)]

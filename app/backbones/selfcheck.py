@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from app.backbones.parts import Cut
+from app.backbones.reference import difference
 from app.errors import ModelCheckFailed
 
 _LOGITS_NDIM = 2  # [N, classes]
-_SCORE_TOLERANCE = 0.01
 _TOLERANCE = 1e-4  # relative; float32 sums in another order
 
 
@@ -41,38 +41,6 @@ def self_check(expected: object, cut: Cut, example: Tensor, tolerance: float = _
     return int(expected.shape[1])
 
 
-def check_logits(what: str, logits: Tensor, expected: Tensor, tolerance: float) -> None:
-    """Check that a model that was made faster gives the logits of the model itself.
-
-    Args:
-        what: was made.
-        logits: its, [N, classes].
-        expected: the model's.
-        tolerance: relative to the largest.
-
-    Raises:
-        ModelCheckFailed: they differ by more than that.
-    """
-    error = _difference(logits, expected)
-    if not error <= tolerance:  # NaN is not, either
-        raise ModelCheckFailed(f"{what}: it differs from model(x) by {error:.1e}")
-
-
-def check_scores(precision: str, scores: Tensor, expected: Tensor) -> None:
-    """Check that a trunk of less precision gives the scores of float32.
-
-    Raises:
-        ModelCheckFailed: a score moves by more than a hundredth; so the first class can change only
-            between two that were closer than twice that.
-    """
-    moved = float((scores - expected).abs().max())
-    if not moved <= _SCORE_TOLERANCE:  # NaN does not, either
-        raise ModelCheckFailed(
-            f"precision: {precision} moves a score by {moved:.3f}; more than {_SCORE_TOLERANCE} is"
-            " refused: use fp32"
-        )
-
-
 def _gradient(cut: Cut, activations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     with torch.enable_grad():
         logits, target = cut.forward_head(activations.detach().requires_grad_())
@@ -81,13 +49,9 @@ def _gradient(cut: Cut, activations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _check_split(logits: Tensor, expected: Tensor, tolerance: float) -> None:
-    error = _difference(logits, expected)
+    error = difference(logits, expected)
     if not error <= tolerance:
         raise ModelCheckFailed(f"split: head(features(x)) differs from model(x) by {error:.1e}")
-
-
-def _difference(ours: Tensor, expected: Tensor) -> float:
-    return float((ours - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
 
 
 def _check_gradient(gradient: Tensor) -> None:
@@ -104,6 +68,6 @@ def _check_closed_form(cut: Cut, target: Tensor, gradient: Tensor, top: int) -> 
     maps, gradients = cut.grid.maps(target), cut.grid.maps(gradient)
     closed = torch.einsum("c,nchw->nhw", weight[top], maps) / area
     ours = torch.einsum("nc,nchw->nhw", gradients.mean(dim=(2, 3)), maps)
-    error = float((ours - closed).abs().max() / closed.abs().max().clamp_min(1e-12))
+    error = difference(ours, closed)
     if error > _TOLERANCE:
         raise ModelCheckFailed(f"closed form: Grad-CAM differs from W[c]·A/(h·w) by {error:.1e}")

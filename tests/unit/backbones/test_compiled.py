@@ -68,7 +68,7 @@ def test_a_row_that_has_more_than_its_share_has_a_program_of_its_own(
     rows: int, cores: int, kind: Kind, threads: Callable[[int], None]
 ) -> None:
     called: dict[Kind, list[int]] = {"alone": [], "beside": []}
-    compiled = Compiled({k: program(c) for k, c in called.items()}, FOUR)
+    compiled = Compiled({k: program(c) for k, c in called.items()}, FOUR, own=torch.nn.Identity)
     threads(cores)
     assert torch.equal(compiled(pictures(rows)), pictures(rows)[:, :1])
     assert called.pop(kind) == [rows]
