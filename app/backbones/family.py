@@ -1,5 +1,6 @@
 """Where models come from: each family builds its own, and knows their defaults."""
 
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 
 import torch
@@ -7,6 +8,7 @@ from torch import nn
 
 from app.backbones import factory, timm, torchvision
 from app.backbones.manifest import Manifest
+from app.backbones.undrawn import Undrawn
 from app.backbones.weights import load_weights
 from app.errors import ManifestError
 from app.types import Preprocess
@@ -36,7 +38,8 @@ def build(manifest: Manifest, *, allow_factories: bool) -> nn.Module:
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(manifest.seed)
-        model: nn.Module = _FAMILIES[manifest.family].build(manifest)
+        with _drawing(manifest):
+            model: nn.Module = _FAMILIES[manifest.family].build(manifest)
         if manifest.weights == "random":
             _draw_empty_weights(model)
     load_weights(manifest, model)
@@ -68,6 +71,15 @@ def labels(manifest: Manifest, num_classes: int) -> tuple[str, ...]:
             f" {num_classes} classes"
         )
     return own
+
+
+def _drawing(manifest: Manifest) -> AbstractContextManager[object]:
+    """Weights are drawn, unless all of them are replaced.
+
+    torchvision's networks have nothing random but those; others may.
+    """
+    replaced = manifest.family == "torchvision" and manifest.weights != "random"
+    return Undrawn() if replaced else nullcontext()
 
 
 def _draw_empty_weights(model: nn.Module) -> None:
