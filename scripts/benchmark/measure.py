@@ -61,7 +61,8 @@ def measure(server: Server, spec: Spec) -> dict[str, Any]:
 def usage(before: Clocks, after: Clocks, figures: Mapping[str, Any]) -> dict[str, Any]:
     """Core-milliseconds a request by role of the process, and the ceiling that follows from them.
 
-    ``others_s`` is what neither the server nor the generator used: it should be next to nothing.
+    ``others_s`` is what neither the server nor the generator used, and ``ended`` how many of the
+    server's processes did, with what they had used: both should be next to nothing.
     """
     cores, answered = os.cpu_count() or 1, float(figures["answered"])
     used: dict[str, float] = defaultdict(float)
@@ -74,6 +75,7 @@ def usage(before: Clocks, after: Clocks, figures: Mapping[str, Any]) -> dict[str
         "core_ms": each,
         "ceiling": most,
         "others_s": total - sum(used.values()) - figures["generator_s"],
+        "ended": len(before.processes.keys() - after.processes.keys()),
     }
 
 

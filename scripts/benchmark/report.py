@@ -29,6 +29,7 @@ def as_markdown(results: Mapping[str, Any]) -> str:
         f"Left out: {what}: {why.splitlines()[0]}" for what, why in results["missing"].items()
     ]
     parts += _disturbances(lines)
+    parts += _endings(lines)
     return "\n\n".join(parts) + "\n"
 
 
@@ -133,6 +134,14 @@ def _disturbances(lines: Sequence[Line]) -> list[str]:
         f" {_DISTURBED:.0%} or more of the cores, at most {worst:.0%}: measure again."
     )
     return [told]
+
+
+def _endings(lines: Sequence[Line]) -> list[str]:
+    """Who has its workers restarted while it is measured is not measured."""
+    found = [f"{title(line.contender)}, {line.model}, {line.cell}" for line in lines if line.ended]
+    if not found:
+        return []
+    return [f"**Ended**: processes of these servers, while they were measured: {'; '.join(found)}."]
 
 
 def _of(line: Line, rate: float | None) -> float | None:

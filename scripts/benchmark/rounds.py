@@ -127,7 +127,8 @@ def _measure_server(
             results.rows.append({**place, "started_s": server.started_s, **figures})
             print(f"  {cell.key:34} {figures['rate']:8.2f}/s"
                   f"  p50 {figures['latency_ms']['p50']:7.0f} ms"
-                  f"  others {figures['others_s']:.1f} s", flush=True)  # fmt: skip
+                  f"  others {figures['others_s']:.1f} s"
+                  f"  ended {figures['ended']}", flush=True)  # fmt: skip
 
 
 def measure_cell(

@@ -19,6 +19,8 @@ from benchmark.places import LOGS, ROOT
 
 _START_S = 180
 _COMPILED_S = 600
+_BUSY = 0.1  # of a core: somebody still starts
+_IDLE_S = 30  # at most; some servers are never idle
 _ANSWER_S = 60
 _OK = 200
 
@@ -59,7 +61,8 @@ def serving(
         what: it is asked first.
         picture: with which.
         environment: beside this process's.
-        settled: camserve has compiled what it wants to: measured is what is reached in a minute.
+        settled: all of its processes have started, and camserve has compiled what it wants to:
+            measured is what is reached in a minute.
 
     Raises:
         ServerFailed: it cannot be had.
@@ -74,7 +77,9 @@ def serving(
             _wait_until_ready(process, port, contender.paths[what], picture, log)
             started_s = time.monotonic() - began
             if settled and not contender.is_peer:
-                _wait_until_settled(process, port, model)
+                _wait_until_compiled(process, port, model)
+            if settled:
+                _wait_until_idle(process.pid)
             yield Server(contender, process.pid, port, started_s)
         finally:
             processes.end(process.pid)
@@ -116,7 +121,7 @@ def _wait_until_ready(
     raise ServerFailed(f"no answer; .bench/logs/{log.name} ends: {last.replace(str(ROOT), '.')}")
 
 
-def _wait_until_settled(process: "subprocess.Popen[bytes]", port: int, model: str) -> None:
+def _wait_until_compiled(process: "subprocess.Popen[bytes]", port: int, model: str) -> None:
     deadline = time.monotonic() + _COMPILED_S
     while time.monotonic() < deadline and process.poll() is None:
         with urlopen(f"http://127.0.0.1:{port}/api/v1/models/{model}", timeout=_ANSWER_S) as answer:
@@ -124,6 +129,17 @@ def _wait_until_settled(process: "subprocess.Popen[bytes]", port: int, model: st
                 return
         time.sleep(0.25)
     raise ServerFailed(f"{model} is still being compiled")
+
+
+def _wait_until_idle(pid: int) -> None:
+    """One process answers, others may still import: clients would stay with the one for good."""
+    deadline = time.monotonic() + _IDLE_S
+    while time.monotonic() < deadline:
+        before = processes.core_seconds(processes.tree(pid))
+        time.sleep(1)
+        after = processes.core_seconds(processes.tree(pid))
+        if sum(used - before.get(one, 0.0) for one, used in after.items()) < _BUSY:
+            return
 
 
 def _post(port: int, path: str, body: bytes) -> tuple[int, bytes]:

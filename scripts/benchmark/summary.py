@@ -18,7 +18,7 @@ class Line:
     Rates are answers a second; ``offered``, of an open loop alone, is what was asked of it;
     ``core_ms`` the processor time of a request by role of the process; ``ceiling`` the rate at
     which all cores would do nothing else; ``others`` the share of all cores that neither the server
-    nor the generator used.
+    nor the generator used; ``ended`` how many of the server's processes ended in a round, at most.
     """
 
     contender: str
@@ -33,6 +33,7 @@ class Line:
     peak_mb: Mapping[str, float]
     ceiling: float | None
     others: float
+    ended: int
 
     @property
     def of_ceiling(self) -> float | None:
@@ -67,6 +68,7 @@ def _line(key: tuple[str, str, str], rows: Sequence[Row], core_seconds: float) -
         peak_mb=medians([row["peak_mb"] for row in rows]),
         ceiling=median(ceilings) if ceilings else None,
         others=median([row["others_s"] for row in rows]) / core_seconds,
+        ended=max(row.get("ended", 0) for row in rows),  # older results do not have it
     )
 
 

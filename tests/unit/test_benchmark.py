@@ -274,6 +274,9 @@ def test_the_ceiling_is_all_cores_doing_nothing_else() -> None:
     used = usage(before, after, {"answered": 100, "generator_s": 0.25})
     assert list(used["core_ms"].values()) == [10.0]
     assert used["others_s"] == 0.75
+    assert used["ended"] == 0
+    two = Clocks({1: 10.0, 2: 5.0}, machine=100.0)
+    assert usage(two, after, {"answered": 100, "generator_s": 0.25})["ended"] == 1
 
 
 def test_cells_vary_one_thing_at_a_time_and_open_loops_follow_their_base() -> None:
@@ -363,6 +366,14 @@ def test_a_busy_machine_is_told() -> None:
     results = make_results([make_row("camserve", 10.0, 0, others_s=1.0)])  # of 2 cores, 5 s
 
     assert "at most 10%" in as_markdown(results)
+
+
+def test_a_server_whose_processes_end_meanwhile_is_named() -> None:
+    rows = [make_row("camserve", 10.0, 0, ended=0), make_row("fastapi_grad_cam", 2.0, 0, ended=1)]
+
+    text = as_markdown(make_results(rows))
+
+    assert "measured: FastAPI + grad-cam, resnet50, explain, 0.24 Mpx, 16 clients." in text
 
 
 def test_runs_of_parts_are_put_together(tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 ``GradCAM`` keeps state, so requests must not share it; a pool of threads that call torch would
 also give each of them its own OpenMP threads, and lose most of the rate.
+
+uvicorn ends a worker that is silent for 5 s, and starts another one. Two that import torch on two
+busy cores are silent for longer: without a longer time one of them never gets ready.
 """
 
 import asyncio
@@ -18,6 +21,8 @@ from benchmark.peers import common
 
 # Found by scripts/bench --sweep --peers fastapi_grad_cam --models resnet50 --seconds 4, two cores.
 TUNING = common.Tuning.read(common.Tuning(workers=2, threads=1))
+
+_HEALTHCHECK_S = 120
 
 app = FastAPI()
 runner = ThreadPoolExecutor(1)
@@ -63,6 +68,7 @@ if __name__ == "__main__":
         host="127.0.0.1",
         port=common.port(),
         workers=TUNING.workers,
+        timeout_worker_healthcheck=_HEALTHCHECK_S,
         log_level="warning",
         access_log=False,
     )
