@@ -79,7 +79,7 @@ def serving(
             if settled and not contender.is_peer:
                 _wait_until_compiled(process, port, model)
             if settled:
-                _wait_until_idle(process.pid)
+                wait_until_idle(process.pid)
             yield Server(contender, process.pid, port, started_s)
         finally:
             processes.end(process.pid)
@@ -131,7 +131,7 @@ def _wait_until_compiled(process: "subprocess.Popen[bytes]", port: int, model: s
     raise ServerFailed(f"{model} is still being compiled")
 
 
-def _wait_until_idle(pid: int) -> None:
+def wait_until_idle(pid: int) -> None:
     """One process answers, others may still import: clients would stay with the one for good."""
     deadline = time.monotonic() + _IDLE_S
     while time.monotonic() < deadline:

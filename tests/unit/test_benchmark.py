@@ -27,6 +27,7 @@ from benchmark.generator import Load, Spec, arrivals  # noqa: E402
 from benchmark.measure import Clocks, usage  # noqa: E402
 from benchmark.plot import as_plot  # noqa: E402
 from benchmark.report import as_markdown, lines_of  # noqa: E402
+from benchmark.servers import wait_until_idle  # noqa: E402
 from benchmark.statistics import Spread, ceiling, median, percentile, ratio  # noqa: E402
 
 Answer = Callable[[int, asyncio.StreamWriter], Awaitable[None]]
@@ -277,6 +278,24 @@ def test_the_ceiling_is_all_cores_doing_nothing_else() -> None:
     assert used["ended"] == 0
     two = Clocks({1: 10.0, 2: 5.0}, machine=100.0)
     assert usage(two, after, {"answered": 100, "generator_s": 0.25})["ended"] == 1
+
+
+def test_a_server_is_measured_once_its_last_process_has_started(tmp_path: Path) -> None:
+    done = tmp_path / "done"
+    importing = (
+        "import pathlib, sys, time\n"
+        "while time.process_time() < 1.5: pass\n"
+        "pathlib.Path(sys.argv[1]).touch()\n"
+        "sys.stdin.read()"
+    )
+    second = [sys.executable, "-c", importing, str(done)]
+    first = f"import subprocess; subprocess.run({second!r})"
+    server = subprocess.Popen([sys.executable, "-c", first], stdin=subprocess.PIPE)
+    try:
+        wait_until_idle(server.pid)
+        assert done.exists()
+    finally:
+        server.communicate()
 
 
 def test_cells_vary_one_thing_at_a_time_and_open_loops_follow_their_base() -> None:
