@@ -110,8 +110,7 @@ class Model:
         self.activation = manifest.activation
         self.precision = loading.precision_of(manifest)
         self.follows_weights = not loading.fused and self.precision == "fp32"
-        self._pictures = self.inputs.normalize(self.inputs.examples())
-        example = self._pictures[:1]
+        example = self._examples()[:1]
         self._cutter = self._make_cutter(manifest, example, fused=loading.fused)
         self._cuts: dict[tuple[str, ...], Cut] = {}
         self._classifier: Captured | None = None  # at the model's own cut
@@ -123,7 +122,8 @@ class Model:
         if device.type == "cuda" and loading.fused and loading.rows:
             self._capture(manifest.name, loading.rows)
         if self.precision != "fp32":
-            self.check_trunk(self.precision, self.cut().forward_features, len(self._pictures))
+            trunk = self.cut().forward_features
+            self.check_trunk(self.precision, trunk, len(self._reference.pictures))
         self.labels = labels(manifest, num_classes)
         self.info = self._describe(manifest, compiled)
 
@@ -307,7 +307,10 @@ class Model:
     @cached_property
     def _reference(self) -> Reference:
         """It computes all of the model when it is first asked for."""
-        return self._refer_to(self._pictures)
+        return self._refer_to(self._examples())
+
+    def _examples(self) -> Tensor:
+        return self.inputs.normalize(self.inputs.examples())
 
     def _refer_to(self, pictures: Tensor) -> Reference:
         with torch.no_grad():
